@@ -1,0 +1,128 @@
+//! Rows of tokens for one pass: each names its adapter (or none) and, in training, the row whose keys it also attends to.
+
+use std::ops::Range;
+
+/// Seeded LoRA dropout on a row: element `i` of the input of a site is dropped as a pure function of
+/// `(key, layer, projection, token in row, i)`, so a row is masked alike whatever stands beside it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropout {
+    /// Probability of dropping, `0 ≤ p < 1`.
+    pub p: f32,
+    /// The row's key (from run seed, step and row).
+    pub key: u64,
+}
+
+/// One row as the caller gives it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row<'a> {
+    /// Token ids.
+    pub tokens: &'a [u32],
+    /// Position of the first token. In decode this is the number of tokens already in the row's KV sequence; for a row with a
+    /// prefix it is the prefix's length.
+    pub position: usize,
+    /// Index of the row's adapter in the pass's adapter list.
+    pub adapter: Option<usize>,
+    /// An earlier row of the batch that this row continues: it attends to all of that row's tokens, then causally to its own.
+    /// A prefix has no prefix itself and runs under the same adapter. Several rows may share one (a group's prompt).
+    pub prefix: Option<usize>,
+    /// Dropout for training; none in serving.
+    pub dropout: Option<Dropout>,
+}
+
+impl<'a> Row<'a> {
+    /// A row of its own from position 0, under no adapter.
+    pub fn new(tokens: &'a [u32]) -> Self {
+        Self { tokens, position: 0, adapter: None, prefix: None, dropout: None }
+    }
+
+    /// The same row under adapter `adapter` of the pass.
+    pub fn under(self, adapter: Option<usize>) -> Self {
+        Self { adapter, ..self }
+    }
+}
+
+/// A row's place in the packed batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Span {
+    /// The row's tokens in the packed order.
+    pub tokens: Range<usize>,
+    /// See [`Row::position`].
+    pub position: usize,
+    /// See [`Row::adapter`].
+    pub adapter: Option<usize>,
+    /// See [`Row::prefix`].
+    pub prefix: Option<usize>,
+    /// See [`Row::dropout`].
+    pub dropout: Option<Dropout>,
+}
+
+/// Rows packed without padding.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    spans: Vec<Span>,
+}
+
+impl Batch {
+    /// Packs `rows` in their order.
+    ///
+    /// # Panics
+    /// On an empty row, and on a prefix that is not an earlier, prefix-free row under the same adapter: both are bugs of the
+    /// caller, not of its input.
+    pub fn new<'a>(rows: impl IntoIterator<Item = Row<'a>>) -> Self {
+        let mut batch = Self::default();
+        for row in rows {
+            batch.push(row);
+        }
+        batch
+    }
+
+    /// Adds a row and returns its index.
+    pub fn push(&mut self, row: Row<'_>) -> usize {
+        assert!(!row.tokens.is_empty(), "a row holds at least one token");
+        if let Some(prefix) = row.prefix {
+            let prefix = &self.spans[prefix];
+            assert!(prefix.prefix.is_none() && prefix.adapter == row.adapter, "a prefix is a plain row of its adapter");
+            assert_eq!(row.position, prefix.tokens.len(), "a continuation starts where its prefix ends");
+        }
+        let start = self.tokens.len();
+        self.tokens.extend_from_slice(row.tokens);
+        self.positions.extend((row.position..row.position + row.tokens.len()).map(|p| p as u32));
+        self.spans.push(Span {
+            tokens: start..self.tokens.len(),
+            position: row.position,
+            adapter: row.adapter,
+            prefix: row.prefix,
+            dropout: row.dropout,
+        });
+        self.spans.len() - 1
+    }
+
+    /// All tokens, packed.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Position of each packed token in its sequence.
+    pub fn positions(&self) -> &[u32] {
+        &self.positions
+    }
+
+    /// The rows' places, in order.
+    pub fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// Runs of neighbouring tokens under one adapter: `(tokens, adapter)`, covering the batch in order.
+    pub fn segments(&self) -> Vec<(Range<usize>, Option<usize>)> {
+        let mut segments: Vec<(Range<usize>, Option<usize>)> = Vec::new();
+        for span in &self.spans {
+            match segments.last_mut() {
+                Some((tokens, adapter)) if *adapter == span.adapter => tokens.end = span.tokens.end,
+                _ => segments.push((span.tokens.clone(), span.adapter)),
+            }
+        }
+        segments
+    }
+}

@@ -1,0 +1,20 @@
+//! Frozen decoder-only transformers: weights in, logprobs out, gradients back; never sees text, tasks or files other than
+//! checkpoints.
+//!
+//! The base is read-only. What learns is an [`Adapter`]: a [`Layout`] (which sites, which ranks) and one flat `f32` buffer θ.
+//! A [`Batch`] is rows of tokens, each naming its adapter or none; the same walk over half-layers (norm + attention +
+//! residual; norm + MLP + residual; the head) serves prefill, decode and training.
+
+mod batch;
+mod error;
+mod kv;
+mod model;
+mod site;
+mod spec;
+
+pub use batch::{Batch, Dropout, Row, Span};
+pub use error::ModelError;
+pub use kv::KvSequence;
+pub use model::{Adapter, Dtype, HeadGradient, Model, Recording, Scores, Target, TargetTokens};
+pub use site::{Layout, Projection, Site, SiteParameters};
+pub use spec::{Activation, LayerSlot, RopeScaling, Slot, Spec, TensorSource};

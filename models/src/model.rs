@@ -1,0 +1,151 @@
+//! The model as everything above sees it: forward over rows with a KV cache, and a recorded pass that gives gradients.
+
+use crate::{Batch, KvSequence, Layout, ModelError, Spec, TensorSource};
+use candle_core::Device;
+use std::sync::Arc;
+
+/// What weights and activations of the linears are rounded to; sums are in f32 (f64 for `F64`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// bf16 weights and linear inputs, f32 accumulation and residual stream.
+    Bf16,
+    /// f32 throughout.
+    F32,
+    /// f64 throughout: reference path only, for finite differences.
+    F64,
+}
+
+/// A learner's parameters as a pass reads them.
+#[derive(Clone, Copy, Debug)]
+pub struct Adapter<'a> {
+    /// Sites, ranks, scales and offsets.
+    pub layout: &'a Layout,
+    /// θ, of `layout.len()` values.
+    pub theta: &'a [f32],
+}
+
+/// What a head score is taken of: `Σ q_i · log p_i` over the next-token distribution p.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TargetTokens {
+    /// One token: its logprob.
+    Token(u32),
+    /// A distribution (token, probability), as in distillation: the negative cross-entropy.
+    Soft(Vec<(u32, f32)>),
+}
+
+/// A scored position.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// Index in the packed batch of the token *after* which the target stands. Several targets may share a position.
+    pub position: usize,
+    /// What is scored there.
+    pub tokens: TargetTokens,
+}
+
+/// Head outputs for a list of targets, in its order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scores {
+    /// `Σ q_i log p_i` in nats.
+    pub logprobs: Vec<f32>,
+    /// Entropy of the next-token distribution in nats.
+    pub entropies: Vec<f32>,
+}
+
+/// ∂loss/∂scores: what the head's backward starts from. Slices run parallel to the targets.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadGradient<'a> {
+    /// ∂loss/∂logprob.
+    pub logprobs: &'a [f32],
+    /// ∂loss/∂entropy, if the loss uses it.
+    pub entropies: Option<&'a [f32]>,
+}
+
+/// A frozen base. Cheap to share behind an `Arc`; all methods take `&self`.
+pub struct Model {
+    spec: Arc<Spec>,
+}
+
+impl Model {
+    /// Reads every tensor of `source` and readies it for `device`: the fast form on a CPU, the reference form elsewhere or when
+    /// `dtype` is `F64`.
+    pub fn load(spec: Spec, source: &dyn TensorSource, device: &Device, dtype: Dtype) -> Result<Self, ModelError> {
+        unimplemented!("{spec:?} {device:?} {dtype:?} {:p}", source)
+    }
+
+    /// The same weights through the plain tensor-library reference, on any device: the oracle of the tests.
+    pub fn load_reference(
+        spec: Spec,
+        source: &dyn TensorSource,
+        device: &Device,
+        dtype: Dtype,
+    ) -> Result<Self, ModelError> {
+        unimplemented!("{spec:?} {device:?} {dtype:?} {:p}", source)
+    }
+
+    /// The architecture.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// An empty KV sequence for this model.
+    pub fn sequence(&self) -> KvSequence {
+        unimplemented!()
+    }
+
+    /// A new sequence that continues `prefix` (which must have no prefix of its own) without copying it.
+    pub fn fork(&self, prefix: &Arc<KvSequence>) -> KvSequence {
+        unimplemented!("{prefix:p}")
+    }
+
+    /// Prefill and decode: runs `batch`, appending row `r`'s keys and values to `sequences[r]`, and returns the logits after
+    /// each packed token listed in `wanted`: `[wanted.len(), vocab]`, row-major, f32, on the host.
+    pub fn forward(
+        &self,
+        batch: &Batch,
+        adapters: &[Adapter<'_>],
+        sequences: &mut [&mut KvSequence],
+        wanted: &[usize],
+    ) -> Result<Vec<f32>, ModelError> {
+        unimplemented!("{batch:?} {adapters:?} {} {wanted:?}", sequences.len())
+    }
+
+    /// Mean over each row's tokens of the residual stream after `layer` layers, under no adapter: one `[hidden]` a row. Runs
+    /// only those layers.
+    pub fn pooled(&self, batch: &Batch, layer: usize) -> Result<Vec<Vec<f32>>, ModelError> {
+        unimplemented!("{batch:?} {layer}")
+    }
+
+    /// Scores of `targets` without keeping anything for a backward pass. `batch` starts from position 0 (or from prefixes).
+    pub fn score(&self, batch: &Batch, adapters: &[Adapter<'_>], targets: &[Target]) -> Result<Scores, ModelError> {
+        unimplemented!("{batch:?} {adapters:?} {targets:?}")
+    }
+
+    /// The training forward pass: like [`Model::score`], keeping what the backward pass needs.
+    pub fn record<'m>(&'m self, batch: &'m Batch, adapters: &'m [Adapter<'m>]) -> Result<Recording<'m>, ModelError> {
+        unimplemented!("{batch:?} {adapters:?}")
+    }
+}
+
+/// A training pass: what the half-layers saved, ready to be scored and differentiated.
+pub struct Recording<'m> {
+    model: &'m Model,
+}
+
+impl Recording<'_> {
+    /// Scores of `targets`.
+    pub fn scores(&self, targets: &[Target]) -> Result<Scores, ModelError> {
+        unimplemented!("{targets:?} {:p}", self.model)
+    }
+
+    /// Adds ∂loss/∂θ of every adapter into `gradients[adapter]` (same layout as its θ). Each adapter's gradient is summed over
+    /// its own tokens in packed order, so it is the same to the byte whatever rows of other adapters stand in the batch, and
+    /// however its own rows are cut into consecutive batches.
+    pub fn backward(
+        self,
+        targets: &[Target],
+        gradient: HeadGradient<'_>,
+        gradients: &mut [&mut [f32]],
+    ) -> Result<(), ModelError> {
+        unimplemented!("{targets:?} {gradient:?} {}", gradients.len())
+    }
+}

@@ -1,0 +1,25 @@
+//! socius: many small learners share one frozen transformer.
+//!
+//! ```text
+//! task ──► router ──► subagent ──► engine ⇄ environment
+//!           ▲                          │ episode (tokens, logprobs, reward, feedback)
+//!           │                          ▼
+//!        catalogue ◄── library ◄── gate ◄── trainer ──► candidate adapter
+//! ```
+//!
+//! Values move along this loop. A module imports only modules of strictly lower rank (`tests/layers.rs` enforces it):
+//!
+//! | rank | modules |
+//! |---|---|
+//! | 0 | crate `socius-kernels` |
+//! | 1 | crate `socius-models` |
+//! | 2 | `common`, `episode` |
+//! | 3 | `text`, `envs`, `lora`, `fetch` |
+//! | 4 | `engine`, `train`, `library` |
+//! | 5 | `router` |
+//! | 6 | `agent` |
+//! | 8 | `cli` |
+#![forbid(unsafe_code)]
+
+pub mod common;
+pub mod episode;

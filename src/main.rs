@@ -1,0 +1,3 @@
+//! The `socius` binary.
+
+fn main() {}
