@@ -9,6 +9,7 @@ mod batch;
 mod error;
 mod kv;
 mod model;
+mod random;
 mod site;
 mod spec;
 
@@ -16,5 +17,6 @@ pub use batch::{Batch, Dropout, Row, Span};
 pub use error::ModelError;
 pub use kv::KvSequence;
 pub use model::{Adapter, Dtype, HeadGradient, Model, Recording, Scores, Target, TargetTokens};
+pub use random::RandomSource;
 pub use site::{Layout, Projection, Site, SiteParameters};
 pub use spec::{Activation, LayerSlot, RopeScaling, Slot, Spec, TensorSource};

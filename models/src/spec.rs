@@ -130,6 +130,35 @@ pub enum Slot {
     Layer(usize, LayerSlot),
 }
 
+impl Slot {
+    /// The tensor's name in a Hugging Face checkpoint of a decoder-only causal language model.
+    pub fn hugging_face_name(self) -> String {
+        match self {
+            Self::Embedding => "model.embed_tokens.weight".into(),
+            Self::FinalNorm => "model.norm.weight".into(),
+            Self::Head => "lm_head.weight".into(),
+            Self::Layer(layer, slot) => format!("model.layers.{layer}.{}.weight", slot.hugging_face_module()),
+        }
+    }
+}
+
+impl LayerSlot {
+    /// The module's path inside a Hugging Face layer, as in `self_attn.q_proj`.
+    pub fn hugging_face_module(self) -> &'static str {
+        match self {
+            Self::AttentionNorm => "input_layernorm",
+            Self::Q => "self_attn.q_proj",
+            Self::K => "self_attn.k_proj",
+            Self::V => "self_attn.v_proj",
+            Self::O => "self_attn.o_proj",
+            Self::MlpNorm => "post_attention_layernorm",
+            Self::Gate => "mlp.gate_proj",
+            Self::Up => "mlp.up_proj",
+            Self::Down => "mlp.down_proj",
+        }
+    }
+}
+
 /// The tensors of one layer. Linears are `[out, in]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the names are the field's own")]
