@@ -1,9 +1,13 @@
-//! Digests, seeds and atomic files: what every module above needs and none owns.
+//! Digests, seeds, atomic files, the data folder, progress: what every module above needs and none owns.
 
 mod digest;
 mod file;
+mod home;
+mod progress;
 mod seed;
 
 pub use digest::{Digest, DigestError};
 pub use file::{sync_dir, write_atomic};
+pub use home::{Home, HomeError};
+pub use progress::{Phase, Progress, Report, Silent, Unit};
 pub use seed::{Rng, Seed};
