@@ -17,6 +17,6 @@ pub use batch::{Batch, Dropout, Row, Span};
 pub use error::ModelError;
 pub use kv::KvSequence;
 pub use model::{Adapter, Dtype, HeadGradient, Model, Recording, Scores, Target, TargetTokens};
-pub use random::RandomSource;
+pub use random::{RandomSource, random_values};
 pub use site::{Layout, Projection, Site, SiteParameters};
 pub use spec::{Activation, LayerSlot, RopeScaling, Slot, Spec, TensorSource};

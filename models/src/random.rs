@@ -31,17 +31,21 @@ pub struct RandomSource {
 impl RandomSource {
     /// The values of the tensor in `slot`, row-major.
     pub fn values(&self, slot: Slot) -> Vec<f32> {
-        let shape = self.spec.shape(slot);
-        let key = fnv1a(slot.hugging_face_name().as_bytes()) ^ self.seed;
-        let count = shape.iter().product::<usize>() as u64;
-        let uniform = (0..count).map(|i| uniform(key.wrapping_add(i)));
-        match shape[..] {
-            [_, columns] => {
-                let scale = 2.0 * (3.0 / columns as f64).sqrt();
-                uniform.map(|u| (scale * u) as f32).collect()
-            }
-            _ => uniform.map(|u| (1.0 + 0.2 * u) as f32).collect(),
+        random_values(&slot.hugging_face_name(), &self.spec.shape(slot), self.seed)
+    }
+}
+
+/// The values of any named tensor, row-major: also adapters' factors in tests and traces.
+pub fn random_values(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
+    let key = fnv1a(name.as_bytes()) ^ seed;
+    let count = shape.iter().product::<usize>() as u64;
+    let uniform = (0..count).map(|i| uniform(key.wrapping_add(i)));
+    match *shape {
+        [_, columns] => {
+            let scale = 2.0 * (3.0 / columns as f64).sqrt();
+            uniform.map(|u| (scale * u) as f32).collect()
         }
+        _ => uniform.map(|u| (1.0 + 0.2 * u) as f32).collect(),
     }
 }
 
