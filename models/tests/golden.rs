@@ -47,15 +47,8 @@ struct Config {
 #[derive(Deserialize)]
 #[serde(tag = "rope_type", rename_all = "lowercase")]
 enum Scaling {
-    Linear {
-        factor: f64,
-    },
-    Llama3 {
-        factor: f64,
-        low_freq_factor: f64,
-        high_freq_factor: f64,
-        original_max_position_embeddings: f64,
-    },
+    Linear { factor: f64 },
+    Llama3 { factor: f64, low_freq_factor: f64, high_freq_factor: f64, original_max_position_embeddings: f64 },
 }
 
 impl Config {
