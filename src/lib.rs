@@ -22,4 +22,5 @@
 #![forbid(unsafe_code)]
 
 pub mod common;
+pub mod engine;
 pub mod episode;

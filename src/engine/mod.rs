@@ -1,0 +1,306 @@
+//! Continuous batching: token ids in, tokens and logprobs out; never sees text, files or rewards.
+//!
+//! Each [`Engine::step`] is one forward pass over rows of many requests: one token for every sample that decodes, and chunks of
+//! the prompts that are being read, up to a limit of tokens a step. Rows join and leave at every step. A row's numbers do not
+//! depend on the rows beside it ([`Model`] promises that) and its draws depend on (seed, sample, token) alone, so a request
+//! gives the same tokens by itself or among others.
+
+mod request;
+mod sampler;
+mod step;
+#[cfg(test)]
+mod tests;
+
+pub use request::{ActiveAdapter, Completion, Event, EventKind, FinishReason, Request, RequestId};
+pub use sampler::Sampling;
+
+use socius_models::{Batch, KvSequence, Model, ModelError, Row};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+/// What the engine may hold at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Samples that decode together.
+    pub rows_max: usize,
+    /// Tokens of one forward pass; above `rows_max`, so that prompts move on while samples decode.
+    pub tokens_per_step: usize,
+    /// Tokens whose keys and values are kept, over all requests. A request enters once its longest possible outcome fits.
+    pub cache_tokens_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        // SmolLM2-135M caches 30 layers × 2 × 192 × 4 B = 46 KB a token: at most 3 GB.
+        Self { rows_max: 64, tokens_per_step: 512, cache_tokens_max: 65_536 }
+    }
+}
+
+/// Why a request cannot run, or a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The request itself is wrong; nothing else is affected.
+    #[error("{what}: {right}")]
+    Request {
+        /// What was wrong.
+        what: String,
+        /// What would be right.
+        right: String,
+    },
+    /// The prompt leaves no room for a token.
+    #[error("the prompt has {prompt} tokens, and the context holds {context}: one more must fit")]
+    Context {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Tokens that the model can attend to.
+        context: usize,
+    },
+    /// The request is larger than the engine can ever hold.
+    #[error("the request may need {needed} {unit}, and the engine holds {limit}: ask for fewer samples or tokens")]
+    Capacity {
+        /// What it needs.
+        needed: usize,
+        /// Of what.
+        unit: &'static str,
+        /// What there is.
+        limit: usize,
+    },
+    /// The pass failed. Everything that was in flight is dropped, for its cache may be half-written.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+}
+
+/// A sample that decodes: its cache holds the prompt and all drawn tokens but the last.
+struct Sample {
+    index: u64,
+    tokens: Vec<u32>,
+    cache: KvSequence,
+}
+
+enum Phase {
+    /// The prompt is being read into the cache.
+    Prefill(KvSequence),
+    /// Samples that have not ended, each continuing the prompt's cache.
+    Decode(Vec<Sample>),
+}
+
+struct Running {
+    id: RequestId,
+    request: Request,
+    phase: Phase,
+}
+
+/// Requests in flight over one shared base.
+pub struct Engine {
+    model: Arc<Model>,
+    limits: Limits,
+    submitted: u64,
+    waiting: VecDeque<(RequestId, Request)>,
+    running: Vec<Running>,
+}
+
+impl Engine {
+    /// An idle engine.
+    ///
+    /// # Panics
+    /// Unless `tokens_per_step > rows_max > 0`.
+    pub fn new(model: Arc<Model>, limits: Limits) -> Self {
+        assert!(limits.tokens_per_step > limits.rows_max && limits.rows_max > 0, "{limits:?} would starve prompts");
+        Self { model, limits, submitted: 0, waiting: VecDeque::new(), running: Vec::new() }
+    }
+
+    /// The base.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Puts `request` in line. It starts in order of submission, at a step where it fits.
+    pub fn submit(&mut self, request: Request) -> Result<RequestId, EngineError> {
+        self.check(&request)?;
+        let id = RequestId(self.submitted);
+        self.submitted += 1;
+        self.waiting.push_back((id, request));
+        Ok(id)
+    }
+
+    /// Forgets a request and frees what it holds; false if it was not in flight.
+    pub fn cancel(&mut self, id: RequestId) -> bool {
+        let before = self.in_flight();
+        self.waiting.retain(|(waiting, _)| *waiting != id);
+        self.running.retain(|running| running.id != id);
+        self.in_flight() < before
+    }
+
+    /// Forgets one sample of a request, as a stop string above does; false if it was not decoding.
+    pub fn cancel_sample(&mut self, id: RequestId, sample: u64) -> bool {
+        let Some(running) = self.running.iter_mut().find(|running| running.id == id) else { return false };
+        let Phase::Decode(samples) = &mut running.phase else { return false };
+        let before = samples.len();
+        samples.retain(|s| s.index != sample);
+        let (found, ended) = (samples.len() < before, samples.is_empty());
+        if ended {
+            self.cancel(id);
+        }
+        found
+    }
+
+    /// Requests that wait or run.
+    pub fn in_flight(&self) -> usize {
+        self.waiting.len() + self.running.len()
+    }
+
+    /// Tokens that the requests running now may come to hold in caches.
+    pub fn reserved_tokens(&self) -> usize {
+        self.running.iter().map(|running| self.reservation(running)).sum()
+    }
+
+    /// One forward pass; the events of what it drew, by request and sample. Nothing in flight gives no events.
+    pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
+        self.admit();
+        let drawn = self.advance().inspect_err(|_| {
+            self.waiting.clear();
+            self.running.clear();
+        })?;
+        Ok(self.record(&drawn))
+    }
+
+    /// Runs `requests` to their ends: for each in order, its samples in order. `on_event` sees every token as it is drawn.
+    ///
+    /// # Panics
+    /// If other requests are in flight.
+    pub fn run_all(
+        &mut self,
+        requests: Vec<Request>,
+        on_event: &mut dyn FnMut(&Event),
+    ) -> Result<Vec<Vec<Completion>>, EngineError> {
+        assert_eq!(self.in_flight(), 0, "run_all has the engine to itself");
+        requests.iter().try_for_each(|request| self.check(request))?;
+        let mut completions: Vec<Vec<Completion>> = requests.iter().map(unfinished).collect();
+        let mut places = HashMap::new();
+        for (place, request) in requests.into_iter().enumerate() {
+            places.insert(self.submit(request)?, place);
+        }
+        while self.in_flight() > 0 {
+            for event in self.step()? {
+                on_event(&event);
+                let group = &mut completions[places[&event.request]];
+                let completion = group.iter_mut().find(|c| c.sample == event.sample).expect("a sample of its request");
+                match event.kind {
+                    EventKind::Token { token, logprob } => {
+                        completion.tokens.push(token);
+                        completion.logprobs.push(logprob);
+                    }
+                    EventKind::Finished(reason) => completion.finish_reason = reason,
+                }
+            }
+        }
+        Ok(completions)
+    }
+
+    /// Mean residual stream after `layer` layers of the base over each prompt: one `[hidden]` a prompt.
+    pub fn pooled(&self, prompts: &[&[u32]], layer: usize) -> Result<Vec<Vec<f32>>, EngineError> {
+        prompts.iter().try_for_each(|prompt| self.check_tokens(prompt))?;
+        let layers = self.model.spec().layers;
+        if layer > layers {
+            return Err(fault(format!("layer {layer} does not exist"), format!("the base has {layers}")));
+        }
+        let mut states = Vec::with_capacity(prompts.len());
+        let mut rest = prompts;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(fitting(rest, self.limits.tokens_per_step));
+            let batch = Batch::new(now.iter().map(|prompt| Row::new(prompt)));
+            states.extend(self.model.pooled(&batch, layer)?);
+            rest = later;
+        }
+        Ok(states)
+    }
+
+    fn check(&self, request: &Request) -> Result<(), EngineError> {
+        if let Some((field, right)) = request.sampling.fault() {
+            return Err(fault(format!("sampling setting {field} is out of range"), right.into()));
+        }
+        if request.width() == 0 {
+            return Err(fault("the request asks for no sample".into(), "ask for at least one".into()));
+        }
+        self.check_tokens(&request.prompt)?;
+        let (prompt, context) = (request.prompt.len(), self.model.spec().context_max);
+        if prompt >= context {
+            return Err(EngineError::Context { prompt, context });
+        }
+        let needs = [
+            (request.width(), "samples", self.limits.rows_max),
+            (self.size(request, request.width()), "cached tokens", self.limits.cache_tokens_max),
+        ];
+        match needs.into_iter().find(|(needed, _, limit)| needed > limit) {
+            Some((needed, unit, limit)) => Err(EngineError::Capacity { needed, unit, limit }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_tokens(&self, tokens: &[u32]) -> Result<(), EngineError> {
+        let vocab = self.model.spec().vocab;
+        if tokens.is_empty() {
+            return Err(fault("the prompt is empty".into(), "it needs at least one token".into()));
+        }
+        match tokens.iter().find(|&&token| token as usize >= vocab) {
+            Some(token) => Err(fault(format!("token id {token} does not exist"), format!("ids end at {}", vocab - 1))),
+            None => Ok(()),
+        }
+    }
+
+    /// Tokens that a sample of `request` may draw.
+    fn tokens_max(&self, request: &Request) -> usize {
+        request.sampling.max_tokens.min(self.model.spec().context_max - request.prompt.len())
+    }
+
+    /// Tokens that `request` may come to cache with `samples` samples.
+    fn size(&self, request: &Request, samples: usize) -> usize {
+        request.prompt.len() + samples.saturating_mul(self.tokens_max(request))
+    }
+
+    fn reservation(&self, running: &Running) -> usize {
+        self.size(&running.request, running.rows())
+    }
+
+    fn rows(&self) -> usize {
+        self.running.iter().map(Running::rows).sum()
+    }
+}
+
+impl Running {
+    fn rows(&self) -> usize {
+        match &self.phase {
+            Phase::Prefill(_) => self.request.width(),
+            Phase::Decode(samples) => samples.len(),
+        }
+    }
+}
+
+fn fault(what: String, right: String) -> EngineError {
+    EngineError::Request { what, right }
+}
+
+/// Empty completions of every sample of `request`.
+fn unfinished(request: &Request) -> Vec<Completion> {
+    let generation = request.adapter.as_ref().map(|adapter| adapter.generation.clone());
+    let completion = |sample| Completion {
+        sample,
+        tokens: Vec::new(),
+        logprobs: Vec::new(),
+        finish_reason: FinishReason::Length,
+        generation: generation.clone(),
+    };
+    request.samples.clone().map(completion).collect()
+}
+
+/// How many of `prompts`, at least one, hold no more than `tokens` together.
+fn fitting(prompts: &[&[u32]], tokens: usize) -> usize {
+    let mut total = 0;
+    let fits = |prompt: &&&[u32]| {
+        total += prompt.len();
+        total <= tokens
+    };
+    prompts.iter().take_while(fits).count().max(1)
+}

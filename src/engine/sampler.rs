@@ -1,0 +1,281 @@
+//! From one row of logits to one token: pure arithmetic and one counter-based draw; knows nothing of models or requests.
+
+use crate::common::Seed;
+use std::cmp::Ordering;
+
+/// How tokens are drawn, and when a sample stops.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// Divisor of the logits; 0 is greedy.
+    pub temperature: f32,
+    /// Keep only this many most probable tokens.
+    pub top_k: Option<usize>,
+    /// Keep the smallest set of most probable tokens that holds this much probability (nucleus, arXiv 1904.09751); 1 keeps all.
+    pub top_p: f32,
+    /// Drop tokens less probable than this fraction of the most probable one (arXiv 2407.01082); 0 keeps all.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of tokens that occur in prompt or sample (CTRL, arXiv 1909.05858); 1 is
+    /// none.
+    pub repetition_penalty: f32,
+    /// Where draws come from.
+    pub seed: Seed,
+    /// Tokens at most; the context's end may come sooner.
+    pub max_tokens: usize,
+    /// Tokens that end a sample.
+    pub stop_ids: Vec<u32>,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_k: None,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            seed: Seed::new(0),
+            max_tokens: 256,
+            stop_ids: Vec::new(),
+        }
+    }
+}
+
+/// A token and its logprob under the model's own distribution.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Draw {
+    pub(super) token: u32,
+    pub(super) logprob: f32,
+}
+
+/// A token that may still be drawn: weight `exp((logit − max) / temperature)`.
+#[derive(Clone, Copy)]
+struct Candidate {
+    token: u32,
+    weight: f64,
+}
+
+impl Sampling {
+    /// The most probable token, always.
+    pub fn greedy(max_tokens: usize, stop_ids: Vec<u32>) -> Self {
+        Self { temperature: 0.0, max_tokens, stop_ids, ..Self::default() }
+    }
+
+    /// What is out of range, if anything is: `(field, what would be right)`.
+    pub(super) fn fault(&self) -> Option<(&'static str, &'static str)> {
+        let faults = [
+            (self.temperature >= 0.0 && self.temperature.is_finite(), "temperature", "a number from 0 (greedy) up"),
+            (self.top_k != Some(0), "top_k", "at least 1, or none"),
+            (self.top_p > 0.0 && self.top_p <= 1.0, "top_p", "above 0 and at most 1"),
+            ((0.0..=1.0).contains(&self.min_p), "min_p", "between 0 and 1"),
+            (
+                self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite(),
+                "repetition_penalty",
+                "a number above 0 (1 is none)",
+            ),
+            (self.max_tokens > 0, "max_tokens", "at least 1"),
+        ];
+        faults.into_iter().find(|fault| !fault.0).map(|(_, field, right)| (field, right))
+    }
+
+    /// Draws the token that follows `sampled` (after `prompt`) from `logits` `[vocab]`; none if a logit is not a number.
+    pub(super) fn draw(&self, logits: &[f32], prompt: &[u32], sampled: &[u32], sample: u64) -> Option<Draw> {
+        let max = max_finite(logits)?;
+        let uniform = self.seed.purpose("sample").index(sample).index(sampled.len() as u64).rng().uniform();
+        let token = if self.repetition_penalty == 1.0 {
+            self.choose(logits, max, uniform)
+        } else {
+            let penalised = self.penalise(logits, prompt.iter().chain(sampled));
+            self.choose(&penalised, max_finite(&penalised)?, uniform)
+        };
+        let total: f64 = logits.iter().map(|&l| f64::from(l - max).exp()).sum();
+        let logprob = (f64::from(logits[token as usize] - max) - total.ln()) as f32;
+        Some(Draw { token, logprob })
+    }
+
+    fn penalise<'a>(&self, logits: &[f32], seen: impl Iterator<Item = &'a u32>) -> Vec<f32> {
+        let penalty = self.repetition_penalty;
+        let mut penalised = logits.to_vec();
+        for &token in seen {
+            // From the raw logit, so that a token seen twice is penalised once.
+            let logit = logits[token as usize];
+            penalised[token as usize] = if logit > 0.0 { logit / penalty } else { logit * penalty };
+        }
+        penalised
+    }
+
+    fn choose(&self, logits: &[f32], max: f32, uniform: f64) -> u32 {
+        if self.temperature == 0.0 {
+            return logits.iter().position(|&l| l == max).expect("the maximum is one of them") as u32;
+        }
+        pick(&self.candidates(logits, max), uniform)
+    }
+
+    /// What temperature, top-k, top-p and min-p leave, in that order (as transformers applies them).
+    fn candidates(&self, logits: &[f32], max: f32) -> Vec<Candidate> {
+        let scale = 1.0 / f64::from(self.temperature);
+        let weight = |&l: &f32| (f64::from(l - max) * scale).exp();
+        let mut left: Vec<_> =
+            logits.iter().map(weight).enumerate().map(|(i, weight)| Candidate { token: i as u32, weight }).collect();
+        if let Some(k) = self.top_k.filter(|&k| k < left.len()) {
+            left.select_nth_unstable_by(k - 1, descending);
+            left.truncate(k);
+        }
+        if self.top_k.is_some() || self.top_p < 1.0 {
+            left.sort_unstable_by(descending);
+        }
+        if self.top_p < 1.0 {
+            left.truncate(nucleus(&left, self.top_p.into()));
+        }
+        // The most probable token's weight is 1.
+        left.retain(|candidate| candidate.weight >= f64::from(self.min_p));
+        left
+    }
+}
+
+/// The greatest logit, if every logit is a number and one is finite (`−∞` is a token ruled out).
+fn max_finite(logits: &[f32]) -> Option<f32> {
+    let max = logits.iter().try_fold(f32::NEG_INFINITY, |max, &l| (!l.is_nan()).then_some(max.max(l)))?;
+    max.is_finite().then_some(max)
+}
+
+/// Most probable first; the lower id first among equals, so that a cut never depends on the sort.
+fn descending(a: &Candidate, b: &Candidate) -> Ordering {
+    b.weight.total_cmp(&a.weight).then(a.token.cmp(&b.token))
+}
+
+/// How many of the sorted candidates hold `share` of their total weight.
+fn nucleus(sorted: &[Candidate], share: f64) -> usize {
+    let enough = share * sorted.iter().map(|c| c.weight).sum::<f64>();
+    let mut held = 0.0;
+    let reaches = |c: &Candidate| {
+        held += c.weight;
+        held >= enough
+    };
+    sorted.iter().position(reaches).map_or(sorted.len(), |last| last + 1)
+}
+
+/// Inverts the candidates' cumulative weight at `uniform` in `[0, 1)`.
+fn pick(candidates: &[Candidate], uniform: f64) -> u32 {
+    let mut left = uniform * candidates.iter().map(|c| c.weight).sum::<f64>();
+    let passes = |c: &&Candidate| {
+        left -= c.weight;
+        left < 0.0
+    };
+    // Rounding may leave a hair after the last candidate; it belongs to the last one that has any weight.
+    let drawn = candidates.iter().find(passes).or_else(|| candidates.iter().rfind(|c| c.weight > 0.0));
+    drawn.expect("the most probable token is always left").token
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Probabilities 0.4, 0.3, 0.2, 0.1 at ids 2, 0, 3, 1.
+    fn hand_logits() -> Vec<f32> {
+        [0.3f32, 0.1, 0.4, 0.2].map(f32::ln).to_vec()
+    }
+
+    #[test]
+    fn truncation_keeps_exactly_the_tokens_of_the_table() {
+        let all = Sampling::default;
+        let rows: [(&str, Sampling, &[u32]); 10] = [
+            ("nothing cut", all(), &[0, 1, 2, 3]),
+            ("top-k 2", Sampling { top_k: Some(2), ..all() }, &[0, 2]),
+            ("top-k beyond the vocabulary", Sampling { top_k: Some(9), ..all() }, &[0, 1, 2, 3]),
+            ("top-p inside the first token", Sampling { top_p: 0.3, ..all() }, &[2]),
+            ("top-p includes the token that crosses it", Sampling { top_p: 0.65, ..all() }, &[0, 2]),
+            ("top-p of nearly all", Sampling { top_p: 0.95, ..all() }, &[0, 1, 2, 3]),
+            ("min-p is relative to the best", Sampling { min_p: 0.45, ..all() }, &[0, 2, 3]),
+            ("min-p 1 keeps the best", Sampling { min_p: 1.0, ..all() }, &[2]),
+            // At temperature 0.5 weights are squared: 16, 9, 4, 1 of 30.
+            ("temperature comes before top-p", Sampling { temperature: 0.5, top_p: 0.8, ..all() }, &[0, 2]),
+            // Of the two kept by top-k, 0.4 is 57 %.
+            ("top-p is a share of what top-k left", Sampling { top_k: Some(2), top_p: 0.55, ..all() }, &[2]),
+        ];
+        for (name, sampling, expected) in rows {
+            let logits = hand_logits();
+            let max = max_finite(&logits).unwrap();
+            let mut kept: Vec<_> = sampling.candidates(&logits, max).iter().map(|c| c.token).collect();
+            kept.sort_unstable();
+            assert_eq!(kept, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn greedy_takes_the_lowest_id_among_equals() {
+        let sampling = Sampling::greedy(1, vec![]);
+        for (logits, expected) in [(&[1.0f32, 3.0, 3.0][..], 1), (&[-1.0, -1.0], 0), (&[f32::NEG_INFINITY, 0.0], 1)] {
+            assert_eq!(sampling.draw(logits, &[], &[], 0).unwrap().token, expected);
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_not_finite_draws_nothing() {
+        for logits in [[f32::NAN, 0.0], [f32::INFINITY, 0.0], [f32::NEG_INFINITY; 2]] {
+            assert_eq!(Sampling::default().draw(&logits, &[], &[], 0), None, "{logits:?}");
+        }
+    }
+
+    #[test]
+    fn the_penalty_shrinks_seen_logits_once_and_leaves_the_logprob_raw() {
+        let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::greedy(1, vec![]) };
+        let logits = [4.0, 3.0, -1.0, 0.0];
+        assert_eq!(sampling.penalise(&logits, [0, 2, 0].iter()), [2.0, 3.0, -2.0, 0.0]);
+        let draw = sampling.draw(&logits, &[0], &[2], 0).unwrap();
+        let total: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
+        assert_eq!(draw.token, 1);
+        assert!((f64::from(draw.logprob) - (3.0 - total.ln())).abs() < 1e-6);
+    }
+
+    #[test]
+    fn frequencies_follow_the_distribution() {
+        let rows = [
+            (Sampling::default(), [0.3, 0.1, 0.4, 0.2]),
+            (Sampling { temperature: 0.5, ..Sampling::default() }, [9.0 / 30.0, 1.0 / 30.0, 16.0 / 30.0, 4.0 / 30.0]),
+            (Sampling { top_k: Some(2), ..Sampling::default() }, [3.0 / 7.0, 0.0, 4.0 / 7.0, 0.0]),
+        ];
+        let n = 20_000;
+        for (sampling, expected) in rows {
+            let mut counts = [0.0; 4];
+            for sample in 0..n {
+                counts[sampling.draw(&hand_logits(), &[], &[], sample).unwrap().token as usize] += 1.0;
+            }
+            let distance = |(count, p): (&f64, &f64)| {
+                let mean = p * n as f64;
+                if mean == 0.0 { *count } else { (count - mean).powi(2) / mean }
+            };
+            let chi_square: f64 = counts.iter().zip(&expected).map(distance).sum();
+            // 99.9 % quantile with three degrees of freedom.
+            assert!(chi_square < 16.27, "{chi_square}: {counts:?}");
+        }
+    }
+
+    #[test]
+    fn draws_of_neighbouring_tokens_are_independent() {
+        let sampling = Sampling::default();
+        let logits = [0.0, 0.0];
+        let draw = |sample: u64, sampled: &[u32]| sampling.draw(&logits, &[], sampled, sample).unwrap().token;
+        let agree = (0..4000).filter(|&s| draw(s, &[]) == draw(s, &[0])).count();
+        let neighbours = (0..4000).filter(|&s| draw(s, &[]) == draw(s + 1, &[])).count();
+        // Five standard deviations of a fair coin are 158.
+        assert!(agree.abs_diff(2000) < 158 && neighbours.abs_diff(2000) < 158, "{agree} {neighbours}");
+    }
+
+    #[test]
+    fn settings_out_of_range_are_named() {
+        let good = Sampling::default;
+        let rows = [
+            ("temperature", Sampling { temperature: -1.0, ..good() }),
+            ("temperature", Sampling { temperature: f32::NAN, ..good() }),
+            ("top_k", Sampling { top_k: Some(0), ..good() }),
+            ("top_p", Sampling { top_p: 0.0, ..good() }),
+            ("min_p", Sampling { min_p: 1.5, ..good() }),
+            ("repetition_penalty", Sampling { repetition_penalty: 0.0, ..good() }),
+            ("max_tokens", Sampling { max_tokens: 0, ..good() }),
+        ];
+        for (field, sampling) in rows {
+            assert_eq!(sampling.fault().unwrap().0, field);
+        }
+        assert_eq!(good().fault(), None);
+    }
+}

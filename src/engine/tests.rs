@@ -1,0 +1,202 @@
+//! The engine over a tiny random model; reads what the model says through `Model::score`, never through files.
+
+use super::*;
+use crate::common::Seed;
+use candle_core::Device;
+use socius_models::{Dtype, Layout, Projection, RandomSource, Spec, Target, TargetTokens};
+
+fn model() -> Arc<Model> {
+    let spec = Spec::tiny();
+    let source = RandomSource { spec: spec.clone(), seed: 7 };
+    Arc::new(Model::load(spec, &source, &Device::Cpu, Dtype::F32).unwrap())
+}
+
+fn adapter(model: &Model, rank: usize, seed: u64) -> Arc<ActiveAdapter> {
+    let layout = Layout::uniform(model.spec(), &Projection::ALL, rank, 2.0);
+    let mut rng = Seed::new(seed).rng();
+    let theta = (0..layout.len()).map(|_| 0.2 * rng.normal() as f32).collect();
+    Arc::new(ActiveAdapter { generation: format!("generation {seed}"), layout, theta })
+}
+
+fn prompt(length: usize, seed: u64) -> Vec<u32> {
+    let mut rng = Seed::new(seed).rng();
+    (0..length).map(|_| rng.below(97) as u32).collect()
+}
+
+fn sampled(seed: u64, max_tokens: usize) -> Sampling {
+    Sampling { seed: Seed::new(seed), max_tokens, ..Sampling::default() }
+}
+
+fn run(engine: &mut Engine, requests: Vec<Request>) -> Vec<Vec<Completion>> {
+    engine.run_all(requests, &mut |_| ()).unwrap()
+}
+
+/// Thirty-two requests of different lengths, adapters and settings.
+fn crowd(model: &Model) -> Vec<Request> {
+    let adapters = [None, Some(adapter(model, 2, 1)), Some(adapter(model, 5, 2))];
+    let request = |i: usize| {
+        let sampling = Sampling { top_p: if i % 2 == 0 { 1.0 } else { 0.9 }, ..sampled(i as u64, 4 + i % 5) };
+        Request::new(prompt(3 + 5 * i % 41, i as u64), sampling).under(adapters[i % 3].clone())
+    };
+    (0..32).map(request).collect()
+}
+
+#[test]
+fn a_request_gives_the_same_tokens_and_logprobs_alone_and_among_31_others() {
+    let model = model();
+    let together = run(&mut Engine::new(model.clone(), Limits::default()), crowd(&model));
+    // Few rows and tokens a step: prompts are cut into chunks, and requests wait for each other.
+    let narrow = Limits { rows_max: 5, tokens_per_step: 11, cache_tokens_max: 200 };
+    assert_eq!(run(&mut Engine::new(model.clone(), narrow), crowd(&model)), together);
+    for (i, request) in crowd(&model).into_iter().enumerate().step_by(5) {
+        let alone = run(&mut Engine::new(model.clone(), Limits::default()), vec![request]);
+        assert_eq!(alone[0], together[i], "request {i}");
+    }
+}
+
+#[test]
+fn samples_of_one_request_equal_separate_requests() {
+    let model = model();
+    let mut engine = Engine::new(model.clone(), Limits::default());
+    let request = Request::new(prompt(20, 1), sampled(3, 6)).under(Some(adapter(&model, 3, 1)));
+    let group = run(&mut engine, vec![request.clone().times(4)]).remove(0);
+    for sample in 0..4 {
+        let alone = run(&mut engine, vec![Request { samples: sample..sample + 1, ..request.clone() }]);
+        assert_eq!(alone[0], group[sample as usize..=sample as usize]);
+    }
+    assert!(group.iter().any(|completion| completion.tokens != group[0].tokens), "samples differ");
+}
+
+#[test]
+fn samples_share_one_prefill() {
+    let model = model();
+    let limits = Limits { rows_max: 8, tokens_per_step: 20, cache_tokens_max: 1000 };
+    let mut engine = Engine::new(model, limits);
+    engine.submit(Request::new(prompt(20, 1), sampled(0, 3)).times(8)).unwrap();
+    let drawn = engine.step().unwrap();
+    assert_eq!(drawn.len(), 8, "twenty tokens a step were enough for eight first tokens");
+    assert_eq!(engine.reserved_tokens(), 20 + 8 * 3);
+}
+
+#[test]
+fn a_recorded_logprob_is_what_score_gives_at_every_sampling_setting() {
+    let model = model();
+    let adapter = adapter(&model, 4, 9);
+    let settings = [
+        sampled(1, 8),
+        Sampling { temperature: 0.5, top_k: Some(5), ..sampled(2, 8) },
+        Sampling { top_p: 0.8, min_p: 0.05, repetition_penalty: 1.3, ..sampled(3, 8) },
+        Sampling::greedy(8, vec![]),
+    ];
+    for sampling in settings {
+        let request = Request::new(prompt(9, 4), sampling).under(Some(adapter.clone()));
+        let prompt = request.prompt.clone();
+        let completion = run(&mut Engine::new(model.clone(), Limits::default()), vec![request]).remove(0).remove(0);
+        let tokens = [prompt.as_slice(), &completion.tokens].concat();
+        let target = |(i, &token)| Target { position: prompt.len() - 1 + i, tokens: TargetTokens::Token(token) };
+        let targets: Vec<_> = completion.tokens.iter().enumerate().map(target).collect();
+        let batch = Batch::new([Row::new(&tokens).under(Some(0))]);
+        let scores = model.score(&batch, &[adapter.view()], &targets).unwrap();
+        for (recorded, recomputed) in completion.logprobs.iter().zip(&scores.logprobs) {
+            assert!((recorded - recomputed).abs() < 1e-4, "{recorded} {recomputed}");
+        }
+        assert_eq!(completion.generation.as_deref(), Some("generation 9"));
+    }
+}
+
+#[test]
+fn a_stop_id_ends_a_sample_and_is_its_last_token() {
+    let model = model();
+    let mut engine = Engine::new(model, Limits::default());
+    let free = run(&mut engine, vec![Request::new(prompt(5, 1), sampled(1, 12))]).remove(0).remove(0);
+    assert_eq!((free.tokens.len(), free.finish_reason), (12, FinishReason::Length));
+    let stop = free.tokens[5];
+    let first = free.tokens.iter().position(|&token| token == stop).unwrap();
+    let sampling = Sampling { stop_ids: vec![stop], ..sampled(1, 12) };
+    let stopped = run(&mut engine, vec![Request::new(prompt(5, 1), sampling)]).remove(0).remove(0);
+    assert_eq!(stopped.tokens, free.tokens[..=first]);
+    assert_eq!(stopped.logprobs, free.logprobs[..=first]);
+    assert_eq!(stopped.finish_reason, FinishReason::Stop);
+}
+
+#[test]
+fn the_context_ends_a_sample() {
+    let mut engine = Engine::new(model(), Limits::default());
+    let completion = run(&mut engine, vec![Request::new(prompt(250, 1), sampled(1, 100))]).remove(0).remove(0);
+    assert_eq!((completion.tokens.len(), completion.finish_reason), (6, FinishReason::Length));
+}
+
+#[test]
+fn cancelling_frees_at_once_and_leaves_the_others_as_they_were() {
+    let model = model();
+    let request = |seed| Request::new(prompt(10, seed), sampled(seed, 6)).times(2);
+    let mut engine = Engine::new(model.clone(), Limits::default());
+    let expected = run(&mut engine, vec![request(1)]).remove(0).remove(1);
+
+    let kept = engine.submit(request(1)).unwrap();
+    let running = engine.submit(request(2)).unwrap();
+    let mut events = engine.step().unwrap();
+    let waiting = engine.submit(request(3)).unwrap();
+    assert_eq!(engine.reserved_tokens(), 2 * (10 + 2 * 6));
+    assert!(engine.cancel(waiting) && engine.cancel(running) && !engine.cancel(running));
+    assert!(engine.cancel_sample(kept, 0) && !engine.cancel_sample(kept, 0));
+    assert_eq!((engine.in_flight(), engine.reserved_tokens()), (1, 10 + 6));
+    while engine.in_flight() > 0 {
+        events.extend(engine.step().unwrap());
+    }
+    let token = |event: &Event| match event.kind {
+        EventKind::Token { token, .. } if (event.request, event.sample) == (kept, 1) => Some(token),
+        _ => None,
+    };
+    assert_eq!(events.iter().filter_map(token).collect::<Vec<_>>(), expected.tokens);
+    assert_eq!(events.last().unwrap().kind, EventKind::Finished(FinishReason::Length));
+    assert!(engine.step().unwrap().is_empty());
+}
+
+#[test]
+fn a_diverged_adapter_ends_its_own_samples_only() {
+    let model = model();
+    let mut broken = (*adapter(&model, 2, 1)).clone();
+    broken.theta.fill(f32::NAN);
+    let healthy = Request::new(prompt(8, 1), sampled(1, 4));
+    let sick = healthy.clone().under(Some(Arc::new(broken)));
+    let mut engine = Engine::new(model, Limits::default());
+    let alone = run(&mut engine, vec![healthy.clone()]);
+    let both = run(&mut engine, vec![sick, healthy]);
+    assert_eq!((both[0][0].tokens.len(), both[0][0].finish_reason), (0, FinishReason::Diverged));
+    assert_eq!(both[1], alone[0]);
+}
+
+#[test]
+fn a_request_that_cannot_run_is_refused_with_what_would_be_right() {
+    let limits = Limits { rows_max: 4, tokens_per_step: 16, cache_tokens_max: 300 };
+    let mut engine = Engine::new(model(), limits);
+    let good = || Request::new(prompt(4, 1), sampled(1, 4));
+    let rows = [
+        (Request { prompt: prompt(300, 1), ..good() }, "300 tokens, and the context holds 256"),
+        (Request { prompt: vec![], ..good() }, "the prompt is empty"),
+        (Request { prompt: vec![5, 97], ..good() }, "token id 97 does not exist: ids end at 96"),
+        (good().times(0), "no sample"),
+        (good().times(5), "5 samples, and the engine holds 4"),
+        (Request::new(prompt(4, 1), sampled(1, 200)).times(2), "404 cached tokens, and the engine holds 300"),
+        (Request::new(prompt(4, 1), Sampling { top_p: 2.0, ..sampled(1, 1) }), "top_p is out of range: above 0"),
+    ];
+    for (request, expected) in rows {
+        let message = engine.submit(request.clone()).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+        assert!(engine.run_all(vec![good(), request], &mut |_| ()).is_err());
+        assert_eq!(engine.in_flight(), 0);
+    }
+}
+
+#[test]
+fn pooled_states_do_not_depend_on_how_prompts_are_packed() {
+    let model = model();
+    let prompts: Vec<_> = (0..7).map(|i| prompt(3 + 2 * i, i as u64)).collect();
+    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    let narrow = Limits { tokens_per_step: 12, rows_max: 1, ..Limits::default() };
+    let wide = Engine::new(model.clone(), Limits::default()).pooled(&prompts, 2).unwrap();
+    assert_eq!(Engine::new(model.clone(), narrow).pooled(&prompts, 2).unwrap(), wide);
+    assert_eq!((wide.len(), wide[0].len()), (7, model.spec().hidden));
+    assert!(Engine::new(model, narrow).pooled(&prompts, 4).is_err());
+}
