@@ -1,6 +1,8 @@
 //! What one step does: admit, lay out rows, run them, draw, record. Knows nothing of what happens between steps.
 
-use super::{ActiveAdapter, Engine, EngineError, Event, EventKind, FinishReason, Phase, Running, Sample, sampler::Draw};
+use super::{
+    ActiveAdapter, Engine, EngineError, Event, EventKind, FinishReason, Phase, Running, Sample, sampler::Draw,
+};
 use rayon::prelude::*;
 use socius_models::{Batch, KvSequence, Row};
 use std::{mem, sync::Arc};
