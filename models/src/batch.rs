@@ -1,5 +1,6 @@
 //! Rows of tokens for one pass: each names its adapter (or none) and, in training, the row whose keys it also attends to.
 
+use crate::Site;
 use std::ops::Range;
 
 /// Seeded LoRA dropout on a row: element `i` of the input of a site is dropped as a pure function of
@@ -10,6 +11,28 @@ pub struct Dropout {
     pub p: f32,
     /// The row's key (from run seed, step and row).
     pub key: u64,
+}
+
+impl Dropout {
+    /// Writes the factors of the input of `site` at `token` of the row: `0` where dropped, `1 / (1 − p)` where kept.
+    pub fn factors(&self, site: Site, token: usize, factors: &mut [f32]) {
+        let (layer, projection) = (site.layer as u64, site.projection as u64);
+        let stream = mix(mix(self.key ^ mix(layer << 8 | projection)) ^ token as u64);
+        let kept = 1.0 / (1.0 - self.p);
+        for (i, factor) in factors.iter_mut().enumerate() {
+            // The upper 24 bits as a uniform in [0, 1): exact in f32.
+            let uniform = (mix(stream.wrapping_add(i as u64)) >> 40) as f32 / (1 << 24) as f32;
+            *factor = if uniform < self.p { 0.0 } else { kept };
+        }
+    }
+}
+
+/// splitmix64's output function: every bit of the result depends on every bit of `x`.
+pub(crate) fn mix(x: u64) -> u64 {
+    let z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 /// One row as the caller gives it.

@@ -6,7 +6,9 @@
 //! residual; norm + MLP + residual; the head) serves prefill, decode and training.
 
 mod batch;
+mod decoder;
 mod error;
+mod half;
 mod kv;
 mod model;
 mod random;

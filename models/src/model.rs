@@ -1,5 +1,7 @@
 //! The model as everything above sees it: forward over rows with a KV cache, and a recorded pass that gives gradients.
 
+use crate::decoder::{Decode, Decoder, Recorded};
+use crate::half::reference::Reference;
 use crate::{Batch, KvSequence, Layout, ModelError, Spec, TensorSource};
 use candle_core::Device;
 use std::sync::Arc;
@@ -63,13 +65,14 @@ pub struct HeadGradient<'a> {
 /// A frozen base. Cheap to share behind an `Arc`; all methods take `&self`.
 pub struct Model {
     spec: Arc<Spec>,
+    decoder: Box<dyn Decode>,
 }
 
 impl Model {
     /// Reads every tensor of `source` and readies it for `device`: the fast form on a CPU, the reference form elsewhere or when
     /// `dtype` is `F64`.
     pub fn load(spec: Spec, source: &dyn TensorSource, device: &Device, dtype: Dtype) -> Result<Self, ModelError> {
-        unimplemented!("{spec:?} {device:?} {dtype:?} {:p}", source)
+        Self::load_reference(spec, source, device, dtype)
     }
 
     /// The same weights through the plain tensor-library reference, on any device: the oracle of the tests.
@@ -79,7 +82,9 @@ impl Model {
         device: &Device,
         dtype: Dtype,
     ) -> Result<Self, ModelError> {
-        unimplemented!("{spec:?} {device:?} {dtype:?} {:p}", source)
+        let spec = Arc::new(spec);
+        let halves = Reference::load(spec.clone(), source, device, dtype)?;
+        Ok(Self { spec: spec.clone(), decoder: Box::new(Decoder { spec, halves }) })
     }
 
     /// The architecture.
@@ -89,12 +94,13 @@ impl Model {
 
     /// An empty KV sequence for this model.
     pub fn sequence(&self) -> KvSequence {
-        unimplemented!()
+        self.decoder.sequence()
     }
 
     /// A new sequence that continues `prefix` (which must have no prefix of its own) without copying it.
     pub fn fork(&self, prefix: &Arc<KvSequence>) -> KvSequence {
-        unimplemented!("{prefix:p}")
+        assert!(prefix.prefix.is_none(), "a fork continues a sequence that is not itself a fork");
+        KvSequence { prefix: Some(prefix.clone()), ..self.decoder.sequence() }
     }
 
     /// Prefill and decode: runs `batch`, appending row `r`'s keys and values to `sequences[r]`, and returns the logits after
@@ -106,35 +112,35 @@ impl Model {
         sequences: &mut [&mut KvSequence],
         wanted: &[usize],
     ) -> Result<Vec<f32>, ModelError> {
-        unimplemented!("{batch:?} {adapters:?} {} {wanted:?}", sequences.len())
+        self.decoder.forward(batch, adapters, sequences, wanted)
     }
 
     /// Mean over each row's tokens of the residual stream after `layer` layers, under no adapter: one `[hidden]` a row. Runs
     /// only those layers.
     pub fn pooled(&self, batch: &Batch, layer: usize) -> Result<Vec<Vec<f32>>, ModelError> {
-        unimplemented!("{batch:?} {layer}")
+        self.decoder.pooled(batch, layer)
     }
 
     /// Scores of `targets` without keeping anything for a backward pass. `batch` starts from position 0 (or from prefixes).
     pub fn score(&self, batch: &Batch, adapters: &[Adapter<'_>], targets: &[Target]) -> Result<Scores, ModelError> {
-        unimplemented!("{batch:?} {adapters:?} {targets:?}")
+        self.decoder.score(batch, adapters, targets)
     }
 
     /// The training forward pass: like [`Model::score`], keeping what the backward pass needs.
     pub fn record<'m>(&'m self, batch: &'m Batch, adapters: &'m [Adapter<'m>]) -> Result<Recording<'m>, ModelError> {
-        unimplemented!("{batch:?} {adapters:?}")
+        Ok(Recording { tape: self.decoder.record(batch, adapters)? })
     }
 }
 
 /// A training pass: what the half-layers saved, ready to be scored and differentiated.
 pub struct Recording<'m> {
-    model: &'m Model,
+    tape: Box<dyn Recorded + 'm>,
 }
 
 impl Recording<'_> {
     /// Scores of `targets`.
     pub fn scores(&self, targets: &[Target]) -> Result<Scores, ModelError> {
-        unimplemented!("{targets:?} {:p}", self.model)
+        self.tape.scores(targets)
     }
 
     /// Adds ∂loss/∂θ of every adapter into `gradients[adapter]` (same layout as its θ). Each adapter's gradient is summed over
@@ -146,6 +152,6 @@ impl Recording<'_> {
         gradient: HeadGradient<'_>,
         gradients: &mut [&mut [f32]],
     ) -> Result<(), ModelError> {
-        unimplemented!("{targets:?} {gradient:?} {}", gradients.len())
+        self.tape.backward(targets, gradient, gradients)
     }
 }

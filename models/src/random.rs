@@ -16,6 +16,7 @@
 //!
 //! Every operation before the one rounding `f32(…)` is in f64, from left to right.
 
+use crate::batch::mix as splitmix64;
 use crate::{Activation, ModelError, RopeScaling, Slot, Spec, TensorSource};
 use candle_core::{Device, Tensor};
 
@@ -79,13 +80,6 @@ impl Spec {
 
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
-}
-
-fn splitmix64(x: u64) -> u64 {
-    let z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// A value in `[-0.5, 0.5)`, a multiple of 2⁻²⁴.

@@ -1,0 +1,224 @@
+//! The one forward walk and the one backward walk over half-layers, for prefill, decode and training alike. Never sees how a
+//! half is computed, nor a tensor.
+
+use crate::half::{At, Halves, Pass};
+use crate::{Adapter, Batch, HeadGradient, KvSequence, ModelError, Projection, Scores, Spec, Target, TargetTokens};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A decoder of whatever form, as [`crate::Model`] holds it. Its methods are those of the model.
+pub(crate) trait Decode: Send + Sync {
+    fn sequence(&self) -> KvSequence;
+    fn forward(
+        &self,
+        batch: &Batch,
+        adapters: &[Adapter<'_>],
+        sequences: &mut [&mut KvSequence],
+        wanted: &[usize],
+    ) -> Result<Vec<f32>, ModelError>;
+    fn pooled(&self, batch: &Batch, layer: usize) -> Result<Vec<Vec<f32>>, ModelError>;
+    fn score(&self, batch: &Batch, adapters: &[Adapter<'_>], targets: &[Target]) -> Result<Scores, ModelError>;
+    fn record<'m>(
+        &'m self,
+        batch: &'m Batch,
+        adapters: &'m [Adapter<'m>],
+    ) -> Result<Box<dyn Recorded + 'm>, ModelError>;
+}
+
+/// A recorded pass of whatever form, as [`crate::Recording`] holds it.
+pub(crate) trait Recorded {
+    fn scores(&self, targets: &[Target]) -> Result<Scores, ModelError>;
+    fn backward(
+        self: Box<Self>,
+        targets: &[Target],
+        gradient: HeadGradient<'_>,
+        gradients: &mut [&mut [f32]],
+    ) -> Result<(), ModelError>;
+}
+
+/// Half-layers in one form, and the walks over them. Halves are numbered in their order: `2 · layer` is a layer's attention
+/// half, `2 · layer + 1` its MLP half.
+pub(crate) struct Decoder<H> {
+    pub(crate) spec: Arc<Spec>,
+    pub(crate) halves: H,
+}
+
+/// What one half kept for its backward pass.
+enum Saved<H: Halves> {
+    Attention(H::Attention),
+    Mlp(H::Mlp),
+}
+
+/// A finished forward walk.
+struct Walked<H: Halves> {
+    hidden: H::Hidden,
+    /// Of the last halves, in their order.
+    saved: Vec<Saved<H>>,
+}
+
+impl<H: Halves> Decoder<H> {
+    fn pass<'a>(&self, batch: &'a Batch, adapters: &'a [Adapter<'a>]) -> Result<Pass<'a, H::Prepared>, ModelError> {
+        assert!(batch.tokens().iter().all(|&token| (token as usize) < self.spec.vocab), "a token is in the vocabulary");
+        assert!(
+            batch.spans().iter().all(|span| span.adapter.is_none_or(|a| a < adapters.len())),
+            "an adapter is listed"
+        );
+        assert!(adapters.iter().all(|a| a.theta.len() == a.layout.len()), "θ has its layout's length");
+        Ok(Pass { batch, adapters, segments: batch.segments(), prepared: self.halves.prepare(batch, adapters)? })
+    }
+
+    /// The forward walk over all halves up to the end of `recorded`, keeping what those need to go back.
+    fn walk(
+        &self,
+        pass: &Pass<'_, H::Prepared>,
+        recorded: Range<usize>,
+        mut sequences: Option<&mut [&mut KvSequence]>,
+    ) -> Result<Walked<H>, ModelError> {
+        let mut saved = Vec::with_capacity(recorded.len());
+        let mut x = self.halves.embed(pass.batch.tokens())?;
+        for half in 0..recorded.end {
+            let at = At { layer: half / 2, pass };
+            x = match (half % 2 == 0, recorded.contains(&half)) {
+                (true, false) => self.halves.attention(at, x, sequences.as_deref_mut())?,
+                (false, false) => self.halves.mlp(at, x)?,
+                (true, true) => {
+                    let (y, kept) = self.halves.attention_recorded(at, x)?;
+                    saved.push(Saved::Attention(kept));
+                    y
+                }
+                (false, true) => {
+                    let (y, kept) = self.halves.mlp_recorded(at, x)?;
+                    saved.push(Saved::Mlp(kept));
+                    y
+                }
+            };
+        }
+        Ok(Walked { hidden: x, saved })
+    }
+
+    /// The backward walk, from ∂loss/∂(last hidden state) down to the first recorded half.
+    fn walk_back(
+        &self,
+        pass: &Pass<'_, H::Prepared>,
+        saved: Vec<Saved<H>>,
+        dy: H::Hidden,
+        gradients: &mut [&mut [f32]],
+    ) -> Result<(), ModelError> {
+        let mut gradient = dy;
+        for (half, saved) in (0..2 * self.spec.layers).rev().zip(saved.into_iter().rev()) {
+            let at = At { layer: half / 2, pass };
+            gradient = match saved {
+                Saved::Attention(saved) => self.halves.attention_backward(at, saved, gradient, gradients)?,
+                Saved::Mlp(saved) => self.halves.mlp_backward(at, saved, gradient, gradients)?,
+            };
+        }
+        Ok(())
+    }
+
+    fn check(&self, batch: &Batch, targets: &[Target]) {
+        let known = |token: u32| (token as usize) < self.spec.vocab;
+        for target in targets {
+            assert!(target.position < batch.tokens().len(), "a target stands after a token of the batch");
+            assert!(
+                match &target.tokens {
+                    TargetTokens::Token(token) => known(*token),
+                    TargetTokens::Soft(tokens) => tokens.iter().all(|&(token, _)| known(token)),
+                },
+                "a target is in the vocabulary"
+            );
+        }
+    }
+}
+
+/// The first half with a site of any of `adapters`: nothing before it needs a gradient. Past the last half if there is none.
+fn first_site(spec: &Spec, adapters: &[Adapter<'_>]) -> usize {
+    let half = |site: crate::Site| {
+        let in_mlp = matches!(site.projection, Projection::Gate | Projection::Up | Projection::Down);
+        2 * site.layer + usize::from(in_mlp)
+    };
+    let first = |adapter: &Adapter<'_>| adapter.layout.sites().first().map(|parameters| half(parameters.site));
+    adapters.iter().filter_map(first).min().unwrap_or(2 * spec.layers)
+}
+
+impl<H: Halves> Decode for Decoder<H> {
+    fn sequence(&self) -> KvSequence {
+        let layers = (0..self.spec.layers).map(|_| self.halves.empty_kv()).collect();
+        KvSequence { prefix: None, layers, own: 0 }
+    }
+
+    fn forward(
+        &self,
+        batch: &Batch,
+        adapters: &[Adapter<'_>],
+        sequences: &mut [&mut KvSequence],
+        wanted: &[usize],
+    ) -> Result<Vec<f32>, ModelError> {
+        assert_eq!(batch.spans().len(), sequences.len(), "one sequence a row");
+        for (span, sequence) in batch.spans().iter().zip(&*sequences) {
+            assert!(span.prefix.is_none(), "a served row's prefix is in its sequence, not in the batch");
+            assert_eq!(span.position, sequence.len(), "a served row continues its sequence");
+        }
+        let pass = self.pass(batch, adapters)?;
+        let all = 2 * self.spec.layers;
+        let hidden = self.walk(&pass, all..all, Some(&mut *sequences))?.hidden;
+        for (span, sequence) in batch.spans().iter().zip(sequences) {
+            sequence.own += span.tokens.len();
+        }
+        if wanted.is_empty() { Ok(Vec::new()) } else { self.halves.logits(&hidden, wanted) }
+    }
+
+    fn pooled(&self, batch: &Batch, layer: usize) -> Result<Vec<Vec<f32>>, ModelError> {
+        assert!(layer <= self.spec.layers, "layer {layer} of {}", self.spec.layers);
+        let segments = vec![(0..batch.tokens().len(), None)];
+        let pass = Pass { batch, adapters: &[], segments, prepared: self.halves.prepare(batch, &[])? };
+        let hidden = self.walk(&pass, 2 * layer..2 * layer, None)?.hidden;
+        self.halves.means(&hidden, batch.spans())
+    }
+
+    fn score(&self, batch: &Batch, adapters: &[Adapter<'_>], targets: &[Target]) -> Result<Scores, ModelError> {
+        self.check(batch, targets);
+        let pass = self.pass(batch, adapters)?;
+        let all = 2 * self.spec.layers;
+        self.halves.scores(&self.walk(&pass, all..all, None)?.hidden, targets)
+    }
+
+    fn record<'m>(
+        &'m self,
+        batch: &'m Batch,
+        adapters: &'m [Adapter<'m>],
+    ) -> Result<Box<dyn Recorded + 'm>, ModelError> {
+        let pass = self.pass(batch, adapters)?;
+        let walked = self.walk(&pass, first_site(&self.spec, adapters)..2 * self.spec.layers, None)?;
+        Ok(Box::new(Tape { decoder: self, pass, walked }))
+    }
+}
+
+/// A recorded pass in one form.
+struct Tape<'m, H: Halves> {
+    decoder: &'m Decoder<H>,
+    pass: Pass<'m, H::Prepared>,
+    walked: Walked<H>,
+}
+
+impl<H: Halves> Recorded for Tape<'_, H> {
+    fn scores(&self, targets: &[Target]) -> Result<Scores, ModelError> {
+        self.decoder.check(self.pass.batch, targets);
+        self.decoder.halves.scores(&self.walked.hidden, targets)
+    }
+
+    fn backward(
+        self: Box<Self>,
+        targets: &[Target],
+        gradient: HeadGradient<'_>,
+        gradients: &mut [&mut [f32]],
+    ) -> Result<(), ModelError> {
+        let Self { decoder, pass, walked } = *self;
+        decoder.check(pass.batch, targets);
+        assert_eq!(gradient.logprobs.len(), targets.len(), "one ∂loss/∂logprob a target");
+        assert!(gradient.entropies.is_none_or(|g| g.len() == targets.len()), "one ∂loss/∂entropy a target");
+        let lengths = pass.adapters.iter().map(|adapter| adapter.layout.len());
+        assert!(lengths.eq(gradients.iter().map(|g| g.len())), "one gradient an adapter, of its layout's length");
+        let dy = decoder.halves.head_backward(&walked.hidden, targets, gradient)?;
+        decoder.walk_back(&pass, walked.saved, dy, gradients)
+    }
+}

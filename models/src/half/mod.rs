@@ -1,0 +1,144 @@
+//! What a decoder is made of: half-layers, each with a forward and a backward pass, in the form of one device. A half knows
+//! its own layer and the batch; never the walk over layers, a loss or a file.
+//!
+//! The two halves of layer `l`, on the residual stream `x` (`[tokens, hidden]`):
+//!
+//! ```text
+//! attention:  y = x + O(attend(rope(Q n), rope(K n), V n))    n = rms_norm(x, attention norm)
+//! MLP:        y = x + Down(silu(Gate n) ⊙ Up n)               n = rms_norm(x, MLP norm)
+//! ```
+//!
+//! where every linear may carry the low-rank factors of the row's adapter: `W n + scale · B(A · dropout(n))`. The head is
+//! `softmax(Head · rms_norm(x, final norm))`.
+
+pub(crate) mod reference;
+
+use crate::kv::LayerKv;
+use crate::{Adapter, Batch, HeadGradient, KvSequence, ModelError, Scores, Slot, Span, Spec, Target, TensorSource};
+use candle_core::Tensor;
+use std::ops::Range;
+
+/// What every half of one pass sees. `P` is what the form readied once for all layers.
+pub(crate) struct Pass<'a, P> {
+    /// The rows.
+    pub(crate) batch: &'a Batch,
+    /// What rows name.
+    pub(crate) adapters: &'a [Adapter<'a>],
+    /// Runs of tokens under one adapter, in order, covering the batch. These decide what applies, not the spans.
+    pub(crate) segments: Vec<(Range<usize>, Option<usize>)>,
+    /// See [`Halves::prepare`].
+    pub(crate) prepared: P,
+}
+
+/// A half's place in a pass.
+pub(crate) struct At<'a, P> {
+    /// Layer, from 0.
+    pub(crate) layer: usize,
+    /// The pass.
+    pub(crate) pass: &'a Pass<'a, P>,
+}
+
+impl<P> Clone for At<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P> Copy for At<'_, P> {}
+
+/// The half-layers of a model in the form of one device. All methods take `&self`: the base is frozen.
+///
+/// The numbers of a row never depend on the rows beside it (for the reference: within rounding).
+pub(crate) trait Halves: Send + Sync {
+    /// The residual stream and its gradient, `[tokens, hidden]`.
+    type Hidden;
+    /// What a pass readies once for all layers: factors in the form's layout, rotary tables, masks.
+    type Prepared;
+    /// What the attention half keeps for its backward pass: at least its input.
+    type Attention;
+    /// What the MLP half keeps for its backward pass: at least its input.
+    type Mlp;
+
+    /// Readies `adapters` and the tables of `batch`.
+    fn prepare(&self, batch: &Batch, adapters: &[Adapter<'_>]) -> Result<Self::Prepared, ModelError>;
+
+    /// No tokens' keys and values, in the form that [`Halves::attention`] appends to.
+    fn empty_kv(&self) -> LayerKv;
+
+    /// The residual stream before layer 0.
+    fn embed(&self, tokens: &[u32]) -> Result<Self::Hidden, ModelError>;
+
+    /// The attention half. With `sequences` (one a row), row `r` attends to all that `sequences[r]` holds in this layer and is
+    /// appended to it; what a layer holds past [`KvSequence::len`] is the remains of a failed pass and is dropped. Without,
+    /// a row attends to its prefix in the batch, if it has one. Then causally to itself, either way.
+    fn attention(
+        &self,
+        at: At<'_, Self::Prepared>,
+        x: Self::Hidden,
+        sequences: Option<&mut [&mut KvSequence]>,
+    ) -> Result<Self::Hidden, ModelError>;
+
+    /// The attention half without sequences, keeping what [`Halves::attention_backward`] needs.
+    fn attention_recorded(
+        &self,
+        at: At<'_, Self::Prepared>,
+        x: Self::Hidden,
+    ) -> Result<(Self::Hidden, Self::Attention), ModelError>;
+
+    /// ∂loss/∂x from ∂loss/∂y; adds ∂loss/∂θ of this half's sites into `gradients[adapter]`.
+    fn attention_backward(
+        &self,
+        at: At<'_, Self::Prepared>,
+        saved: Self::Attention,
+        dy: Self::Hidden,
+        gradients: &mut [&mut [f32]],
+    ) -> Result<Self::Hidden, ModelError>;
+
+    /// The MLP half.
+    fn mlp(&self, at: At<'_, Self::Prepared>, x: Self::Hidden) -> Result<Self::Hidden, ModelError>;
+
+    /// The MLP half, keeping what [`Halves::mlp_backward`] needs.
+    fn mlp_recorded(
+        &self,
+        at: At<'_, Self::Prepared>,
+        x: Self::Hidden,
+    ) -> Result<(Self::Hidden, Self::Mlp), ModelError>;
+
+    /// See [`Halves::attention_backward`].
+    fn mlp_backward(
+        &self,
+        at: At<'_, Self::Prepared>,
+        saved: Self::Mlp,
+        dy: Self::Hidden,
+        gradients: &mut [&mut [f32]],
+    ) -> Result<Self::Hidden, ModelError>;
+
+    /// Logits after each of `positions`: `[positions, vocab]`, row-major.
+    fn logits(&self, x: &Self::Hidden, positions: &[usize]) -> Result<Vec<f32>, ModelError>;
+
+    /// Logprobs and entropies of `targets`, never holding the logits of all of them.
+    fn scores(&self, x: &Self::Hidden, targets: &[Target]) -> Result<Scores, ModelError>;
+
+    /// ∂loss/∂x from ∂loss/∂scores. With `p` the next-token distribution, `H` its entropy and `q` the target's weights:
+    /// `∂logprob/∂z_v = q_v − p_v Σ q` and `∂H/∂z_v = −p_v (log p_v + H)`.
+    fn head_backward(
+        &self,
+        x: &Self::Hidden,
+        targets: &[Target],
+        gradient: HeadGradient<'_>,
+    ) -> Result<Self::Hidden, ModelError>;
+
+    /// Mean of `x` over each span's tokens: one `[hidden]` a span.
+    fn means(&self, x: &Self::Hidden, spans: &[Span]) -> Result<Vec<Vec<f32>>, ModelError>;
+}
+
+/// Reads the tensor in `slot` and checks its shape.
+pub(crate) fn read(spec: &Spec, source: &dyn TensorSource, slot: Slot) -> Result<Tensor, ModelError> {
+    let tensor = source.read(slot)?;
+    let expected = spec.shape(slot);
+    if tensor.dims() == expected {
+        Ok(tensor)
+    } else {
+        Err(ModelError::Shape { name: slot.hugging_face_name(), found: tensor.dims().to_vec(), expected })
+    }
+}

@@ -1,0 +1,340 @@
+//! The reference form of every half: plain differentiable tensor operations on any device, and the tape over one half alone
+//! as its backward pass. The oracle of the tests, and the path wherever a half has no kernels. Never a fused operation: several of
+//! candle's cut the tape silently.
+
+mod head;
+mod ops;
+
+use super::{At, Halves, read};
+use crate::kv::LayerKv;
+use crate::{
+    Adapter, Batch, Dtype, HeadGradient, KvSequence, LayerSlot, ModelError, Projection, Scores, Site, SiteParameters,
+    Slot, Span, Spec, Target, TensorSource,
+};
+use candle_core::{DType, Device, Result, Tensor, Var};
+use ops::{Linear, Rope};
+use std::sync::Arc;
+
+const ATTENTION: [Projection; 4] = [Projection::Q, Projection::K, Projection::V, Projection::O];
+const MLP: [Projection; 3] = [Projection::Gate, Projection::Up, Projection::Down];
+
+/// All weights, on one device.
+pub(crate) struct Reference {
+    spec: Arc<Spec>,
+    device: Device,
+    /// Type of the residual stream and of everything but linears: F32, or F64.
+    dtype: DType,
+    embedding: Tensor,
+    final_norm: Tensor,
+    head: Linear,
+    layers: Vec<Layer>,
+}
+
+struct Layer {
+    attention_norm: Tensor,
+    mlp_norm: Tensor,
+    /// In the order of [`Projection::ALL`].
+    linears: [Linear; 7],
+}
+
+/// What a pass readies: θ of each adapter on the device, the rotary tables of its tokens, a causal mask a row.
+pub(crate) struct Prepared {
+    theta: Vec<Tensor>,
+    rope: Rope,
+    /// `[tokens of the row, position + tokens of the row]`; `None` for a row of one token, which sees everything.
+    masks: Vec<Option<Tensor>>,
+}
+
+/// The factors of one site of one adapter, as leaves of a tape or as plain views of θ.
+pub(crate) struct Factors<'a> {
+    adapter: usize,
+    parameters: &'a SiteParameters,
+    a: Tensor,
+    b: Tensor,
+}
+
+impl Factors<'_> {
+    /// The same factors as leaves of a tape.
+    fn watched(self) -> Result<Self> {
+        Ok(Self { a: watch(&self.a)?, b: watch(&self.b)?, ..self })
+    }
+}
+
+/// A leaf of a tape with the values of `tensor`.
+fn watch(tensor: &Tensor) -> Result<Tensor> {
+    Ok(Var::from_tensor(&tensor.detach())?.as_tensor().clone())
+}
+
+impl Reference {
+    /// Reads all weights. On a CPU, `Bf16` is simulated in f32: weights and the inputs of linears are rounded.
+    pub(crate) fn load(
+        spec: Arc<Spec>,
+        source: &dyn TensorSource,
+        device: &Device,
+        dtype: Dtype,
+    ) -> std::result::Result<Self, ModelError> {
+        let float = if dtype == Dtype::F64 { DType::F64 } else { DType::F32 };
+        let plain = |slot| Ok::<_, ModelError>(read(&spec, source, slot)?.to_device(device)?.to_dtype(float)?);
+        let linear = |slot| Ok::<_, ModelError>(Linear::new(read(&spec, source, slot)?.to_device(device)?, dtype)?);
+        let layer = |layer| {
+            let linears = Projection::ALL.map(|projection| linear(Slot::Layer(layer, projection.slot())));
+            let linears: std::result::Result<Vec<_>, _> = linears.into_iter().collect();
+            Ok::<_, ModelError>(Layer {
+                attention_norm: plain(Slot::Layer(layer, LayerSlot::AttentionNorm))?,
+                mlp_norm: plain(Slot::Layer(layer, LayerSlot::MlpNorm))?,
+                linears: linears?.try_into().ok().expect("seven projections"),
+            })
+        };
+        let embedding = linear(Slot::Embedding)?;
+        Ok(Self {
+            embedding: embedding.weight().clone(),
+            final_norm: plain(Slot::FinalNorm)?,
+            head: if spec.tied_head { embedding } else { linear(Slot::Head)? },
+            layers: (0..spec.layers).map(layer).collect::<std::result::Result<_, _>>()?,
+            device: device.clone(),
+            dtype: float,
+            spec,
+        })
+    }
+
+    /// The factors at this half's sites of every adapter that the batch uses.
+    fn factors<'a>(&self, at: At<'a, Prepared>, projections: &[Projection]) -> Result<Vec<Factors<'a>>> {
+        let mut used: Vec<usize> = at.pass.segments.iter().filter_map(|&(_, adapter)| adapter).collect();
+        used.sort_unstable();
+        used.dedup();
+        let mut factors = Vec::new();
+        for adapter in used {
+            for &projection in projections {
+                let site = Site { layer: at.layer, projection };
+                let Some(parameters) = at.pass.adapters[adapter].layout.at(site) else { continue };
+                let SiteParameters { rank, inputs, outputs, a, b, .. } = *parameters;
+                let theta = &at.pass.prepared.theta[adapter];
+                let a = theta.narrow(0, a, rank * inputs)?.reshape((rank, inputs))?;
+                let b = theta.narrow(0, b, outputs * rank)?.reshape((outputs, rank))?;
+                factors.push(Factors { adapter, parameters, a, b });
+            }
+        }
+        Ok(factors)
+    }
+
+    /// A linear with the low-rank part of each segment's adapter: `W x + scale · B(A · dropout(x))`.
+    fn linear(
+        &self,
+        at: At<'_, Prepared>,
+        projection: Projection,
+        factors: &[Factors<'_>],
+        x: &Tensor,
+    ) -> Result<Tensor> {
+        let y = self.layers[at.layer].linears[projection as usize].apply(x)?;
+        let of = |adapter: Option<usize>| {
+            let here = |f: &&Factors<'_>| Some(f.adapter) == adapter && f.parameters.site.projection == projection;
+            factors.iter().find(here)
+        };
+        if at.pass.segments.iter().all(|&(_, adapter)| of(adapter).is_none()) {
+            return Ok(y);
+        }
+        let dropped = ops::dropout(x, at.pass.batch.spans(), Site { layer: at.layer, projection })?;
+        let mut parts = Vec::with_capacity(at.pass.segments.len());
+        for (tokens, adapter) in &at.pass.segments {
+            let y = y.narrow(0, tokens.start, tokens.len())?;
+            parts.push(match of(*adapter) {
+                None => y,
+                Some(Factors { parameters, a, b, .. }) => {
+                    let x = dropped.narrow(0, tokens.start, tokens.len())?;
+                    (y + (x.matmul(&a.t()?)?.matmul(&b.t()?)? * f64::from(parameters.scale))?)?
+                }
+            });
+        }
+        Tensor::cat(&parts, 0)
+    }
+
+    /// The attention half with these factors. `[tokens, hidden]` → the same.
+    fn attend(
+        &self,
+        at: At<'_, Prepared>,
+        factors: &[Factors<'_>],
+        x: &Tensor,
+        sequences: Option<&mut [&mut KvSequence]>,
+    ) -> Result<Tensor> {
+        let Spec { heads, kv_heads, head_dim, norm_eps, .. } = *self.spec;
+        let tokens = x.dim(0)?;
+        let normed = ops::rms_norm(x, &self.layers[at.layer].attention_norm, norm_eps)?;
+        let rope = &at.pass.prepared.rope;
+        let q = self.linear(at, Projection::Q, factors, &normed)?.reshape((tokens, heads, head_dim))?;
+        let k = self.linear(at, Projection::K, factors, &normed)?.reshape((tokens, kv_heads, head_dim))?;
+        let v = self.linear(at, Projection::V, factors, &normed)?.reshape((tokens, kv_heads, head_dim))?;
+        let (q, k) = (rope.apply(&q)?, rope.apply(&k)?);
+        let rows = at.pass.batch.spans().iter().zip(&at.pass.prepared.masks).enumerate();
+        let mut sequences = sequences;
+        let mut attended = Vec::with_capacity(rows.len());
+        for (r, (span, mask)) in rows {
+            let own = |t: &Tensor| t.narrow(0, span.tokens.start, span.tokens.len());
+            let (keys, values) = match (sequences.as_deref_mut(), span.prefix) {
+                (Some(sequences), _) => extend(sequences[r], at.layer, own(&k)?, own(&v)?)?,
+                (None, Some(prefix)) => {
+                    let prefix = &at.pass.batch.spans()[prefix].tokens;
+                    let both = |t: &Tensor| Tensor::cat(&[t.narrow(0, prefix.start, prefix.len())?, own(t)?], 0);
+                    (both(&k)?, both(&v)?)
+                }
+                (None, None) => (own(&k)?, own(&v)?),
+            };
+            attended.push(ops::attention(&own(&q)?, &keys, &values, mask.as_ref())?);
+        }
+        x + self.linear(at, Projection::O, factors, &Tensor::cat(&attended, 0)?)?
+    }
+
+    /// The MLP half with these factors. `[tokens, hidden]` → the same.
+    fn feed(&self, at: At<'_, Prepared>, factors: &[Factors<'_>], x: &Tensor) -> Result<Tensor> {
+        let normed = ops::rms_norm(x, &self.layers[at.layer].mlp_norm, self.spec.norm_eps)?;
+        let gate = ops::activate(self.spec.activation, &self.linear(at, Projection::Gate, factors, &normed)?)?;
+        let inner = (gate * self.linear(at, Projection::Up, factors, &normed)?)?;
+        x + self.linear(at, Projection::Down, factors, &inner)?
+    }
+
+    /// The backward pass of a half: its forward again on a tape whose leaves are its input and its factors.
+    fn back(
+        &self,
+        factors: Vec<Factors<'_>>,
+        x: &Tensor,
+        dy: &Tensor,
+        gradients: &mut [&mut [f32]],
+        half: impl Fn(&[Factors<'_>], &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let factors = factors.into_iter().map(Factors::watched).collect::<Result<Vec<_>>>()?;
+        let x = watch(x)?;
+        let tape = (half(&factors, &x)? * dy)?.sum_all()?.backward()?;
+        let gradient = |leaf: &Tensor| tape.get(leaf).expect("every leaf of a half has a gradient");
+        for Factors { adapter, parameters, a, b } in &factors {
+            let (into_a, into_b) = parameters.factors_mut(gradients[*adapter]);
+            add(into_a, gradient(a))?;
+            add(into_b, gradient(b))?;
+        }
+        Ok(gradient(&x).clone())
+    }
+}
+
+/// Appends a row's keys and values to a sequence's layer and returns all that the row attends to.
+fn extend(sequence: &mut KvSequence, layer: usize, k: Tensor, v: Tensor) -> Result<(Tensor, Tensor)> {
+    let own = sequence.own;
+    let LayerKv::Device(stored) = &mut sequence.layers[layer] else {
+        panic!("a KV sequence belongs to the form of the model that made it");
+    };
+    let append = |old: Option<&Tensor>, new: &Tensor| match old {
+        Some(old) if own > 0 => Tensor::cat(&[&old.narrow(0, 0, own)?, new], 0),
+        _ => new.contiguous(),
+    };
+    let k = append(stored.as_ref().map(|(k, _)| k), &k)?;
+    let v = append(stored.as_ref().map(|(_, v)| v), &v)?;
+    *stored = Some((k.clone(), v.clone()));
+    match sequence.prefix.as_ref().map(|prefix| &prefix.layers[layer]) {
+        Some(LayerKv::Device(Some((prefix_k, prefix_v)))) => {
+            Ok((Tensor::cat(&[prefix_k, &k], 0)?, Tensor::cat(&[prefix_v, &v], 0)?))
+        }
+        Some(LayerKv::Host { .. }) => panic!("a KV sequence belongs to the form of the model that made it"),
+        Some(LayerKv::Device(None)) | None => Ok((k, v)),
+    }
+}
+
+/// Adds a gradient's values into `into`, row-major.
+fn add(into: &mut [f32], gradient: &Tensor) -> Result<()> {
+    let values = gradient.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+    assert_eq!(into.len(), values.len(), "a gradient has its parameter's shape");
+    into.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+    Ok(())
+}
+
+impl Halves for Reference {
+    type Hidden = Tensor;
+    type Prepared = Prepared;
+    type Attention = Tensor;
+    type Mlp = Tensor;
+
+    fn prepare(&self, batch: &Batch, adapters: &[Adapter<'_>]) -> std::result::Result<Prepared, ModelError> {
+        let theta = |adapter: &Adapter<'_>| {
+            Tensor::from_slice(adapter.theta, adapter.theta.len(), &self.device)?.to_dtype(self.dtype)
+        };
+        let mask = |span: &Span| ops::causal_mask(span, &self.device)?.map(|m| m.to_dtype(self.dtype)).transpose();
+        Ok(Prepared {
+            theta: adapters.iter().map(theta).collect::<Result<_>>()?,
+            rope: Rope::new(&self.spec, batch.positions(), &self.device, self.dtype)?,
+            masks: batch.spans().iter().map(mask).collect::<Result<_>>()?,
+        })
+    }
+
+    fn empty_kv(&self) -> LayerKv {
+        LayerKv::Device(None)
+    }
+
+    fn embed(&self, tokens: &[u32]) -> std::result::Result<Tensor, ModelError> {
+        let ids = Tensor::from_slice(tokens, tokens.len(), &self.device)?;
+        Ok(self.embedding.index_select(&ids, 0)?.to_dtype(self.dtype)?)
+    }
+
+    fn attention(
+        &self,
+        at: At<'_, Prepared>,
+        x: Tensor,
+        sequences: Option<&mut [&mut KvSequence]>,
+    ) -> std::result::Result<Tensor, ModelError> {
+        Ok(self.attend(at, &self.factors(at, &ATTENTION)?, &x, sequences)?)
+    }
+
+    fn attention_recorded(&self, at: At<'_, Prepared>, x: Tensor) -> std::result::Result<(Tensor, Tensor), ModelError> {
+        Ok((self.attention(at, x.clone(), None)?, x))
+    }
+
+    fn attention_backward(
+        &self,
+        at: At<'_, Prepared>,
+        x: Tensor,
+        dy: Tensor,
+        gradients: &mut [&mut [f32]],
+    ) -> std::result::Result<Tensor, ModelError> {
+        let half = |factors: &[Factors<'_>], x: &Tensor| self.attend(at, factors, x, None);
+        Ok(self.back(self.factors(at, &ATTENTION)?, &x, &dy, gradients, half)?)
+    }
+
+    fn mlp(&self, at: At<'_, Prepared>, x: Tensor) -> std::result::Result<Tensor, ModelError> {
+        Ok(self.feed(at, &self.factors(at, &MLP)?, &x)?)
+    }
+
+    fn mlp_recorded(&self, at: At<'_, Prepared>, x: Tensor) -> std::result::Result<(Tensor, Tensor), ModelError> {
+        Ok((self.mlp(at, x.clone())?, x))
+    }
+
+    fn mlp_backward(
+        &self,
+        at: At<'_, Prepared>,
+        x: Tensor,
+        dy: Tensor,
+        gradients: &mut [&mut [f32]],
+    ) -> std::result::Result<Tensor, ModelError> {
+        let half = |factors: &[Factors<'_>], x: &Tensor| self.feed(at, factors, x);
+        Ok(self.back(self.factors(at, &MLP)?, &x, &dy, gradients, half)?)
+    }
+
+    fn logits(&self, x: &Tensor, positions: &[usize]) -> std::result::Result<Vec<f32>, ModelError> {
+        Ok(self.head_logits(x, positions)?.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?)
+    }
+
+    fn scores(&self, x: &Tensor, targets: &[Target]) -> std::result::Result<Scores, ModelError> {
+        Ok(self.head_scores(x, targets)?)
+    }
+
+    fn head_backward(
+        &self,
+        x: &Tensor,
+        targets: &[Target],
+        gradient: HeadGradient<'_>,
+    ) -> std::result::Result<Tensor, ModelError> {
+        Ok(self.head_gradient(x, targets, gradient)?)
+    }
+
+    fn means(&self, x: &Tensor, spans: &[Span]) -> std::result::Result<Vec<Vec<f32>>, ModelError> {
+        let mean = |span: &Span| {
+            let own = x.narrow(0, span.tokens.start, span.tokens.len())?;
+            own.mean(0)?.to_dtype(DType::F32)?.to_vec1::<f32>()
+        };
+        Ok(spans.iter().map(mean).collect::<Result<_>>()?)
+    }
+}
