@@ -24,3 +24,4 @@
 pub mod common;
 pub mod engine;
 pub mod episode;
+pub mod lora;

@@ -1,0 +1,294 @@
+//! GGUF LoRA files, as llama.cpp reads and writes them. Knows nothing of skills.
+//!
+//! The format has one alpha and no rsLoRA: a site's factor is alpha / rank. Written alpha is therefore scale · rank; sites where
+//! that differs from the first site's get the quotient multiplied into B, which leaves `scale · B A` as it was.
+
+use super::{Base, LoraConfig, LoraError, LoraWeights, SiteConfig, config::sites, names::gguf_tensor};
+use candle_core::{
+    Device, Tensor,
+    quantized::{GgmlDType, QTensor, gguf_file},
+};
+use socius_models::{Projection, Site, SiteParameters, Spec};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    io::Cursor,
+};
+
+const FILE: &str = "GGUF adapter";
+const ALPHA: &str = "adapter.lora.alpha";
+const READ_TYPES: [GgmlDType; 4] = [GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16, GgmlDType::Q8_0];
+
+/// `lora` as a GGUF adapter of `base`, in f32. The same adapter gives the same bytes.
+///
+/// # Errors
+/// If a folded value is not finite.
+pub fn to_gguf(lora: &LoraWeights, base: Base<'_>) -> Result<Vec<u8>, LoraError> {
+    let text = |text: &str| gguf_file::Value::String(text.to_owned());
+    let alpha = lora.layout.sites().first().map_or(1.0, |site| f64::from(site.scale) * site.rank as f64) as f32;
+    let metadata = [
+        ("general.type", text("adapter")),
+        ("general.architecture", text(&base.spec.family)),
+        ("general.name", text(base.name)),
+        ("adapter.type", text("lora")),
+        (ALPHA, gguf_file::Value::F32(alpha)),
+    ];
+    let mut tensors = Vec::with_capacity(2 * lora.layout.sites().len());
+    for site in lora.layout.sites() {
+        let stem = gguf_tensor(site.site);
+        let b = folded(site, site.b_of(&lora.theta), alpha, &stem)?;
+        let b = permute_rows(base.spec, site, &b, Direction::ToGguf);
+        let a = site.a_of(&lora.theta).to_vec();
+        tensors.push((format!("{stem}.lora_a"), quantised(a, (site.rank, site.inputs))?));
+        tensors.push((format!("{stem}.lora_b"), quantised(b.into_owned(), (site.outputs, site.rank))?));
+    }
+    let metadata: Vec<_> = metadata.iter().map(|(key, value)| (*key, value)).collect();
+    let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let mut bytes = Cursor::new(Vec::new());
+    gguf_file::write(&mut bytes, &metadata, &tensors).map_err(malformed)?;
+    Ok(bytes.into_inner())
+}
+
+/// Checks a GGUF adapter against `base` and reads it; f32, f16, bf16 and q8_0 tensors become f32.
+///
+/// # Errors
+/// Names the key or the tensor that is wrong, unsupported or of another base.
+pub fn from_gguf(bytes: &[u8], base: Base<'_>) -> Result<LoraWeights, LoraError> {
+    let mut reader = Cursor::new(bytes);
+    let content = gguf_file::Content::read(&mut reader).map_err(malformed)?;
+    let alpha = check_metadata(&content, base)?;
+    let ranks = check_tensors(&content, base.spec)?;
+    let config = configuration(&ranks, alpha, base.spec);
+    let layout = config.layout(base.spec)?;
+    let mut theta = vec![0.0; layout.len()];
+    for site in layout.sites() {
+        let stem = gguf_tensor(site.site);
+        let mut read = |factor: &str, shape: [usize; 2]| {
+            let name = format!("{stem}.lora_{factor}");
+            let tensor = content.tensor(&mut reader, &name, &Device::Cpu).map_err(malformed)?;
+            values(&name, &tensor, shape)
+        };
+        let a = read("a", [site.rank, site.inputs])?;
+        let b = read("b", [site.outputs, site.rank])?;
+        let (a_out, b_out) = site.factors_mut(&mut theta);
+        a_out.copy_from_slice(&a);
+        b_out.copy_from_slice(&permute_rows(base.spec, site, &b, Direction::FromGguf));
+    }
+    Ok(LoraWeights { config, layout, theta })
+}
+
+fn malformed(error: candle_core::Error) -> LoraError {
+    LoraError::Format { file: FILE.into(), what: error.to_string() }
+}
+
+fn quantised(values: Vec<f32>, shape: (usize, usize)) -> Result<QTensor, LoraError> {
+    let tensor = Tensor::from_vec(values, shape, &Device::Cpu).map_err(malformed)?;
+    QTensor::quantize(&tensor, GgmlDType::F32).map_err(malformed)
+}
+
+/// B times what the site's factor is above alpha / rank.
+fn folded<'b>(site: &SiteParameters, b: &'b [f32], alpha: f32, name: &str) -> Result<Cow<'b, [f32]>, LoraError> {
+    let own = (f64::from(site.scale) * site.rank as f64) as f32;
+    if own == alpha {
+        return Ok(Cow::Borrowed(b));
+    }
+    let factor = own / alpha;
+    let b: Vec<f32> = b.iter().map(|value| value * factor).collect();
+    match b.iter().all(|value| value.is_finite()) {
+        true => Ok(Cow::Owned(b)),
+        false => Err(LoraError::tensor(name, format!("overflows when its scale {factor} is folded into B"))),
+    }
+}
+
+enum Direction {
+    ToGguf,
+    FromGguf,
+}
+
+/// Puts B's rows into the order of the other format. Llama-family GGUF files interleave the two halves of each rotary head:
+/// row (head, half, i) of Hugging Face is row (head, i, half) there.
+fn permute_rows<'b>(spec: &Spec, site: &SiteParameters, b: &'b [f32], direction: Direction) -> Cow<'b, [f32]> {
+    if spec.family != "llama" || !matches!(site.site.projection, Projection::Q | Projection::K) {
+        return Cow::Borrowed(b);
+    }
+    let half = spec.head_dim / 2;
+    let mut out = vec![0.0; b.len()];
+    for row in 0..site.outputs {
+        let (head, within) = (row / spec.head_dim, row % spec.head_dim);
+        let there = head * spec.head_dim + (within % half) * 2 + within / half;
+        let (from, to) = match direction {
+            Direction::ToGguf => (row, there),
+            Direction::FromGguf => (there, row),
+        };
+        out[to * site.rank..(to + 1) * site.rank].copy_from_slice(&b[from * site.rank..(from + 1) * site.rank]);
+    }
+    Cow::Owned(out)
+}
+
+/// Alpha, once everything else that the metadata says has been found to fit.
+fn check_metadata(content: &gguf_file::Content, base: Base<'_>) -> Result<f64, LoraError> {
+    const ARCHITECTURE: &str = "general.architecture";
+    let text = |key: &str| match content.metadata.get(key) {
+        Some(gguf_file::Value::String(text)) => Ok(text.as_str()),
+        Some(other) => Err(LoraError::config(key, format!("found {other:?}; a string is expected"))),
+        None => Err(LoraError::config(key, "is missing")),
+    };
+    for (key, expected) in [("general.type", "adapter"), ("adapter.type", "lora")] {
+        let found = text(key)?;
+        if found != expected {
+            return Err(LoraError::config(key, format!("found {found:?}; {expected:?} is expected")));
+        }
+    }
+    if let Some(key) = content.metadata.keys().filter(|key| key.starts_with("adapter.alora.")).min() {
+        return Err(LoraError::config(key, "adapters that are switched on by tokens are not supported"));
+    }
+    let found = text(ARCHITECTURE)?;
+    if found != base.spec.family {
+        let expected = base.spec.family.clone();
+        return Err(LoraError::ForeignBase { key: ARCHITECTURE, found: found.to_owned(), expected });
+    }
+    match content.metadata.get(ALPHA) {
+        Some(gguf_file::Value::F32(alpha)) => Ok(f64::from(*alpha)),
+        Some(other) => Err(LoraError::config(ALPHA, format!("found {other:?}; an f32 is expected"))),
+        None => Err(LoraError::config(ALPHA, "is missing")),
+    }
+}
+
+/// The rank of every site that has both factors, of a type and shape that fit.
+fn check_tensors(content: &gguf_file::Content, spec: &Spec) -> Result<BTreeMap<Site, usize>, LoraError> {
+    let mut names: BTreeSet<&str> = content.tensor_infos.keys().map(String::as_str).collect();
+    let mut ranks = BTreeMap::new();
+    for site in sites(spec) {
+        let stem = gguf_tensor(site);
+        let (a, b) = (format!("{stem}.lora_a"), format!("{stem}.lora_b"));
+        match (names.remove(a.as_str()), names.remove(b.as_str())) {
+            (false, false) => continue,
+            (true, true) => {}
+            (has_a, _) => {
+                return Err(LoraError::tensor(if has_a { b } else { a }, "is missing beside its other factor"));
+            }
+        }
+        let shape = spec.shape(socius_models::Slot::Layer(site.layer, site.projection.slot()));
+        let rank = content.tensor_infos[&a].shape.dims().first().copied().unwrap_or(0);
+        for (name, expected) in [(&a, [rank, shape[1]]), (&b, [shape[0], rank])] {
+            let info = &content.tensor_infos[name];
+            if info.shape.dims() != expected {
+                let what = format!("has shape {:?}, but rank and base need {expected:?}", info.shape.dims());
+                return Err(LoraError::tensor(name, what));
+            }
+            if !READ_TYPES.contains(&info.ggml_dtype) {
+                let what = format!("is of type {:?}; F32, F16, BF16 and Q8_0 are read", info.ggml_dtype);
+                return Err(LoraError::tensor(name, what));
+            }
+        }
+        ranks.insert(site, rank);
+    }
+    match names.first() {
+        Some(name) => Err(LoraError::tensor(*name, "is no LoRA factor of a linear of this base's layers")),
+        None => Ok(ranks),
+    }
+}
+
+fn configuration(ranks: &BTreeMap<Site, usize>, alpha: f64, spec: &Spec) -> LoraConfig {
+    let rank = ranks.values().next().copied().unwrap_or(1);
+    let projections: BTreeSet<Projection> = ranks.keys().map(|site| site.projection).collect();
+    let mut config = LoraConfig::uniform(rank, alpha, &projections.into_iter().collect::<Vec<_>>());
+    config.overrides = ranks
+        .iter()
+        .filter(|(_, own)| **own != rank)
+        .map(|(&site, &rank)| (site, SiteConfig { rank, alpha }))
+        .collect();
+    config.without = sites(spec).filter(|&site| config.at(site).is_some() && !ranks.contains_key(&site)).collect();
+    config
+}
+
+fn values(name: &str, tensor: &QTensor, shape: [usize; 2]) -> Result<Vec<f32>, LoraError> {
+    let values = tensor.dequantize(&Device::Cpu).and_then(|t| t.flatten_all()?.to_vec1::<f32>()).map_err(malformed)?;
+    assert_eq!(values.len(), shape[0] * shape[1], "shapes were checked");
+    match values.iter().find(|value| !value.is_finite()) {
+        Some(value) => Err(LoraError::tensor(name, format!("holds {value}; every value must be finite"))),
+        None => Ok(values),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{base, mixed, uniform};
+    use super::*;
+
+    #[test]
+    fn an_adapter_survives_the_way_out_and_back() {
+        let spec = Spec::tiny();
+        let lora = uniform(&spec);
+        let bytes = to_gguf(&lora, base(&spec)).unwrap();
+        assert_eq!(bytes, to_gguf(&lora, base(&spec)).unwrap(), "the same bytes each time");
+        assert_eq!(from_gguf(&bytes, base(&spec)).unwrap(), lora);
+    }
+
+    #[test]
+    fn mixed_scales_are_folded_into_b_so_that_every_product_stays() {
+        let spec = Spec::tiny();
+        let lora = mixed(&spec);
+        let back = from_gguf(&to_gguf(&lora, base(&spec)).unwrap(), base(&spec)).unwrap();
+        assert_eq!(back.layout.sites().len(), lora.layout.sites().len());
+        for (old, new) in lora.layout.sites().iter().zip(back.layout.sites()) {
+            assert_eq!((old.site, old.rank), (new.site, new.rank));
+            assert_eq!(old.a_of(&lora.theta), new.a_of(&back.theta));
+            for (b, folded) in old.b_of(&lora.theta).iter().zip(new.b_of(&back.theta)) {
+                let (was, is) = (old.scale * b, new.scale * folded);
+                assert!((was - is).abs() <= 4.0 * f32::EPSILON * was.abs(), "{was} became {is}");
+            }
+        }
+    }
+
+    #[test]
+    fn query_and_key_rows_of_b_are_interleaved_and_the_others_are_not() {
+        let spec = Spec::tiny();
+        let layout = LoraConfig::uniform(1, 1.0, &[Projection::K, Projection::V]).layout(&spec).unwrap();
+        let rows: Vec<f32> = (0..12).map(|row| row as f32).collect();
+        let k = permute_rows(&spec, &layout.sites()[0], &rows, Direction::ToGguf);
+        // Two heads of width 6: (half, i) becomes (i, half).
+        assert_eq!(k[..], [0., 3., 1., 4., 2., 5., 6., 9., 7., 10., 8., 11.]);
+        assert_eq!(permute_rows(&spec, &layout.sites()[1], &rows, Direction::ToGguf), rows);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_is_named() {
+        let spec = Spec::tiny();
+        let write = |edit: fn(&mut Vec<(&str, gguf_file::Value)>, &mut Vec<(&str, (usize, usize))>)| {
+            let text = |text: &str| gguf_file::Value::String(text.to_owned());
+            let mut metadata = vec![
+                ("general.type", text("adapter")),
+                ("general.architecture", text("llama")),
+                ("adapter.type", text("lora")),
+                (ALPHA, gguf_file::Value::F32(4.0)),
+            ];
+            let mut tensors = vec![("blk.0.attn_q.weight.lora_a", (2, 36)), ("blk.0.attn_q.weight.lora_b", (36, 2))];
+            edit(&mut metadata, &mut tensors);
+            let built: Vec<_> =
+                tensors.iter().map(|(name, (r, c))| (*name, quantised(vec![0.5; r * c], (*r, *c)).unwrap())).collect();
+            let mut bytes = Cursor::new(Vec::new());
+            let metadata: Vec<_> = metadata.iter().map(|(key, value)| (*key, value)).collect();
+            let built: Vec<_> = built.iter().map(|(name, tensor)| (*name, tensor)).collect();
+            gguf_file::write(&mut bytes, &metadata, &built).unwrap();
+            bytes.into_inner()
+        };
+        assert!(from_gguf(&write(|_, _| {}), base(&spec)).is_ok());
+        let rows = [
+            (write(|metadata, _| metadata[0].1 = gguf_file::Value::String("model".into())), "general.type"),
+            (write(|metadata, _| metadata[1].1 = gguf_file::Value::String("qwen2".into())), "general.architecture"),
+            (write(|metadata, _| metadata.truncate(3)), ALPHA),
+            (write(|metadata, _| metadata.push(("adapter.alora.x", gguf_file::Value::U8(1)))), "adapter.alora.x"),
+            (write(|_, tensors| tensors.truncate(1)), "blk.0.attn_q.weight.lora_b"),
+            (write(|_, tensors| tensors[1].1 = (35, 2)), "blk.0.attn_q.weight.lora_b"),
+            (write(|_, tensors| tensors.push(("blk.3.attn_q.weight.lora_a", (1, 1)))), "blk.3.attn_q.weight.lora_a"),
+            (write(|_, tensors| tensors.clear()), "projections"),
+            (b"GGUF".to_vec(), FILE),
+            (write(|_, _| {})[..400].to_vec(), FILE),
+        ];
+        for (bytes, name) in rows {
+            let error = from_gguf(&bytes, base(&spec)).unwrap_err().to_string();
+            assert!(error.contains(name), "{name}: {error}");
+        }
+    }
+}

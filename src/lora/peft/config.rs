@@ -1,0 +1,527 @@
+//! `adapter_config.json`: what peft writes, resolved over a base site by site; and the same, written.
+
+use super::super::{
+    Base, LoraConfig, LoraError, SiteConfig,
+    config::sites,
+    names::{leaf, module_path},
+};
+use fancy_regex::Regex;
+use serde_json::{Map, Value, json};
+use socius_models::{Projection, Site};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Keys that change nothing about what a trained adapter computes on a linear.
+const HARMLESS: [&str; 16] = [
+    "auto_mapping",
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "inference_mode",
+    "layers_pattern",
+    "loftq_config",
+    "lora_ga_config",
+    "megatron_core",
+    "parent_library",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+    "task_type",
+    "velora_config",
+];
+
+/// Keys that [`read`] gives a meaning to.
+const READ: [&str; 16] = [
+    "alpha_pattern",
+    "base_model_name_or_path",
+    "bias",
+    "exclude_modules",
+    "fan_in_fan_out",
+    "init_lora_weights",
+    "layers_to_transform",
+    "lora_alpha",
+    "lora_dropout",
+    "modules_to_save",
+    "peft_type",
+    "r",
+    "rank_pattern",
+    "target_modules",
+    "use_dora",
+    "use_rslora",
+];
+
+/// Initialisations that move part of the base's weights into the adapter, so that it fits only a base changed the same way.
+const BASE_CHANGING: [&str; 6] = ["pissa", "olora", "loftq", "corda", "lora_ga", "mica"];
+
+pub(super) fn write(config: &LoraConfig, base: Base<'_>) -> Vec<u8> {
+    let adapted: Vec<Site> = sites(base.spec).filter(|&site| config.at(site).is_some()).collect();
+    let targets: Vec<String> = if config.without.is_empty() {
+        let ordered: BTreeSet<Projection> = config.projections.iter().copied().collect();
+        ordered.into_iter().map(|projection| leaf(projection).to_owned()).collect()
+    } else {
+        adapted.iter().map(|&site| module_path(site)).collect()
+    };
+    let pattern = |value: fn(&SiteConfig) -> Value, uniform: Value| -> Map<String, Value> {
+        let rows = config.overrides.iter().map(|(&site, own)| (module_path(site), value(own)));
+        rows.filter(|(_, value)| *value != uniform).collect()
+    };
+    let object = json!({
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base.name,
+        "revision": null,
+        "r": config.rank,
+        "lora_alpha": number(config.alpha),
+        "target_modules": targets,
+        "rank_pattern": pattern(|own| json!(own.rank), json!(config.rank)),
+        "alpha_pattern": pattern(|own| number(own.alpha), number(config.alpha)),
+        "bias": "none",
+        "lora_dropout": config.dropout,
+        "fan_in_fan_out": false,
+        "use_rslora": config.rslora,
+        "use_dora": false,
+        "modules_to_save": null,
+        "inference_mode": true,
+        "init_lora_weights": true,
+    });
+    let mut bytes = serde_json::to_vec_pretty(&object).expect("JSON of plain values");
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Whole numbers without a point, as peft (which declares alpha an integer) writes them.
+fn number(value: f64) -> Value {
+    if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
+}
+
+pub(super) fn read(bytes: &[u8], base: Base<'_>) -> Result<LoraConfig, LoraError> {
+    let object: Map<String, Value> = serde_json::from_slice(bytes).map_err(|error| LoraError::Format {
+        file: super::CONFIG_FILE.into(),
+        what: format!("not a JSON object: {error}"),
+    })?;
+    let keys = Keys(&object);
+    keys.refuse_unsupported()?;
+    keys.check_base(base)?;
+    let (rank, alpha) = (keys.rank("r", keys.get("r"))?, keys.number("lora_alpha", keys.get("lora_alpha"))?);
+    let ranks = keys.patterns("rank_pattern")?;
+    let alphas = keys.patterns("alpha_pattern")?;
+    let targets = Targets::read(&keys)?;
+
+    let mut config = LoraConfig {
+        rank: rank.unwrap_or(8),
+        alpha: alpha.unwrap_or(8.0),
+        rslora: keys.flag("use_rslora")?,
+        dropout: keys.number("lora_dropout", keys.get("lora_dropout"))?.unwrap_or(0.0),
+        projections: Vec::new(),
+        overrides: BTreeMap::new(),
+        without: BTreeSet::new(),
+    };
+    let mut projections = BTreeSet::new();
+    let mut left = Vec::new();
+    for site in sites(base.spec) {
+        let path = module_path(site);
+        if !targets.select(site.layer, &path)? {
+            left.push(site);
+            continue;
+        }
+        projections.insert(site.projection);
+        let rank = match first_match(&ranks, &path)? {
+            Some(value) => keys.rank("rank_pattern", Some(value))?.unwrap_or(config.rank),
+            None => config.rank,
+        };
+        let alpha = match first_match(&alphas, &path)? {
+            Some(value) => keys.number("alpha_pattern", Some(value))?.unwrap_or(config.alpha),
+            None => config.alpha,
+        };
+        if (rank, alpha) != (config.rank, config.alpha) {
+            config.overrides.insert(site, SiteConfig { rank, alpha });
+        }
+    }
+    if projections.is_empty() {
+        return Err(LoraError::config("target_modules", "selects no linear of this base's layers"));
+    }
+    config.without = left.into_iter().filter(|site| projections.contains(&site.projection)).collect();
+    config.projections = projections.into_iter().collect();
+    Ok(config)
+}
+
+/// The object, read key by key; `null` counts as absent.
+struct Keys<'a>(&'a Map<String, Value>);
+
+impl<'a> Keys<'a> {
+    fn get(&self, key: &str) -> Option<&'a Value> {
+        self.0.get(key).filter(|value| !value.is_null())
+    }
+
+    fn refuse_unsupported(&self) -> Result<(), LoraError> {
+        match self.get("peft_type").and_then(Value::as_str) {
+            Some("LORA") => {}
+            _ => return Err(self.wrong("peft_type", "only \"LORA\" is supported")),
+        }
+        if self.get("bias").is_some_and(|bias| bias != "none") {
+            return Err(self.wrong("bias", "only \"none\" is supported"));
+        }
+        if self.get("modules_to_save").is_some_and(|value| !is_empty(value)) {
+            return Err(
+                self.wrong("modules_to_save", "whole modules cannot be replaced; only LoRA factors are supported")
+            );
+        }
+        for key in ["use_dora", "fan_in_fan_out"] {
+            if self.flag(key)? {
+                return Err(self.wrong(key, "only false is supported"));
+            }
+        }
+        let initialised = self.get("init_lora_weights").and_then(Value::as_str).unwrap_or_default();
+        if BASE_CHANGING.iter().any(|name| initialised.starts_with(name)) {
+            let what =
+                "this initialisation changes the base's weights; convert the adapter to plain LoRA in peft first";
+            return Err(self.wrong("init_lora_weights", what));
+        }
+        // Whatever a newer peft adds is refused when it is switched on, since it may change what the adapter computes.
+        let unknown = self.0.keys().find(|key| {
+            let known = HARMLESS.contains(&key.as_str()) || READ.contains(&key.as_str());
+            !known && self.get(key).is_some_and(|value| !is_empty(value))
+        });
+        match unknown {
+            Some(key) => Err(self.wrong(key, "not supported; leave it out, null or false")),
+            None => Ok(()),
+        }
+    }
+
+    fn check_base(&self, base: Base<'_>) -> Result<(), LoraError> {
+        const KEY: &str = "base_model_name_or_path";
+        match self.string(KEY)? {
+            Some(found) if !found.is_empty() && !base.is_named(found) => {
+                Err(LoraError::ForeignBase { key: KEY, found: found.to_owned(), expected: base.name.to_owned() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn string(&self, key: &str) -> Result<Option<&'a str>, LoraError> {
+        let text = |value: &'a Value| value.as_str().ok_or_else(|| self.wrong(key, "a string is expected"));
+        self.get(key).map(text).transpose()
+    }
+
+    fn flag(&self, key: &str) -> Result<bool, LoraError> {
+        let flag = |value: &Value| value.as_bool().ok_or_else(|| self.wrong(key, "true or false is expected"));
+        Ok(self.get(key).map(flag).transpose()?.unwrap_or(false))
+    }
+
+    fn rank(&self, key: &str, value: Option<&Value>) -> Result<Option<usize>, LoraError> {
+        let rank = |value: &Value| {
+            let rank = value.as_u64().filter(|&rank| rank > 0).and_then(|rank| usize::try_from(rank).ok());
+            rank.ok_or_else(|| self.wrong(key, "a positive whole number is expected"))
+        };
+        value.map(rank).transpose()
+    }
+
+    fn number(&self, key: &str, value: Option<&Value>) -> Result<Option<f64>, LoraError> {
+        let number = |value: &Value| value.as_f64().ok_or_else(|| self.wrong(key, "a number is expected"));
+        value.map(number).transpose()
+    }
+
+    /// A rank or alpha pattern: peft takes the first key, in the file's order, that matches the end of a module's path.
+    fn patterns(&self, key: &str) -> Result<Vec<(Regex, &'a Value)>, LoraError> {
+        let Some(value) = self.get(key) else { return Ok(Vec::new()) };
+        let rows = value.as_object().ok_or_else(|| self.wrong(key, "an object of patterns is expected"))?;
+        rows.iter().map(|(pattern, value)| Ok((regex(key, &format!(r"^(.*\.)?({pattern})$"))?, value))).collect()
+    }
+
+    fn wrong(&self, key: &str, what: &str) -> LoraError {
+        let found = self.0.get(key).map_or("it is absent".to_owned(), |value| format!("found {}", brief(value)));
+        LoraError::config(key, format!("{found}; {what}"))
+    }
+}
+
+/// A value as it may stand in a message.
+fn brief(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(80) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+/// `null`, `false`, and what holds nothing.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(on) => !on,
+        Value::Number(_) => false,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(rows) => rows.is_empty(),
+    }
+}
+
+fn regex(key: &str, pattern: &str) -> Result<Regex, LoraError> {
+    Regex::new(pattern)
+        .map_err(|error| LoraError::config(key, format!("{pattern:?} is not a regular expression: {error}")))
+}
+
+fn matches(key: &str, regex: &Regex, path: &str) -> Result<bool, LoraError> {
+    regex.is_match(path).map_err(|error| LoraError::config(key, format!("{regex}: {error}")))
+}
+
+fn first_match<'a>(patterns: &[(Regex, &'a Value)], path: &str) -> Result<Option<&'a Value>, LoraError> {
+    for (regex, value) in patterns {
+        if matches("rank_pattern or alpha_pattern", regex, path)? {
+            return Ok(Some(value));
+        }
+    }
+    Ok(None)
+}
+
+/// Modules named by a list of path ends, or by a regular expression over whole paths.
+enum Selection {
+    Ends(Vec<String>),
+    Whole(Regex),
+}
+
+impl Selection {
+    fn read(keys: &Keys<'_>, key: &'static str) -> Result<Option<Self>, LoraError> {
+        match keys.get(key) {
+            None => Ok(None),
+            Some(Value::String(pattern)) => Ok(Some(Self::Whole(regex(key, &format!("^(?:{pattern})$"))?))),
+            Some(Value::Array(ends)) => {
+                let ends = ends.iter().map(|end| {
+                    end.as_str().map(str::to_owned).ok_or_else(|| keys.wrong(key, "a list of module names is expected"))
+                });
+                Ok(Some(Self::Ends(ends.collect::<Result<_, _>>()?)))
+            }
+            Some(_) => Err(keys.wrong(key, "a list of module names or a regular expression is expected")),
+        }
+    }
+
+    fn selects(&self, key: &'static str, path: &str) -> Result<bool, LoraError> {
+        match self {
+            Self::Whole(regex) => matches(key, regex, path),
+            Self::Ends(ends) => Ok(ends.iter().any(|end| ends_in(path, end))),
+        }
+    }
+}
+
+/// Whether `end` is `path` or some of its last components.
+fn ends_in(path: &str, end: &str) -> bool {
+    path.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+struct Targets {
+    selection: Selection,
+    excluded: Option<Selection>,
+    layers: Option<Vec<u64>>,
+}
+
+impl Targets {
+    fn read(keys: &Keys<'_>) -> Result<Self, LoraError> {
+        const KEY: &str = "target_modules";
+        let all_linear =
+            keys.get(KEY).and_then(Value::as_str).is_some_and(|text| text.eq_ignore_ascii_case("all-linear"));
+        // peft's "all-linear" leaves the output head out, so it is the seven projections.
+        let selection = if all_linear {
+            Selection::Ends(Projection::ALL.map(|projection| leaf(projection).to_owned()).into())
+        } else {
+            Selection::read(keys, KEY)?.ok_or_else(|| keys.wrong(KEY, "name the adapted modules"))?
+        };
+        if let Selection::Ends(ends) = &selection {
+            // A name that selects nothing (`lm_head`, a module of another family) would be dropped silently.
+            let known = |end: &&String| Projection::ALL.iter().any(|&projection| ends_in(end, leaf(projection)));
+            if let Some(end) = ends.iter().find(|end| !known(end)) {
+                return Err(LoraError::config(KEY, format!("{end:?} is not a linear of a layer of this base")));
+            }
+        }
+        let layers = match keys.get("layers_to_transform") {
+            None => None,
+            Some(value) => {
+                let one = std::slice::from_ref(value);
+                let rows = value.as_array().map_or(one, Vec::as_slice).iter().map(Value::as_u64);
+                let layers: Option<Vec<u64>> = rows.collect();
+                let wrong = || keys.wrong("layers_to_transform", "a layer's index or a list of them is expected");
+                Some(layers.ok_or_else(wrong)?).filter(|layers| !layers.is_empty())
+            }
+        };
+        if layers.is_some() && matches!(selection, Selection::Whole(_)) {
+            return Err(keys.wrong("layers_to_transform", "works only with `target_modules` as a list"));
+        }
+        Ok(Self { selection, excluded: Selection::read(keys, "exclude_modules")?, layers })
+    }
+
+    fn select(&self, layer: usize, path: &str) -> Result<bool, LoraError> {
+        if self.layers.as_ref().is_some_and(|layers| !layers.contains(&(layer as u64))) {
+            return Ok(false);
+        }
+        let excluded = match &self.excluded {
+            Some(excluded) => excluded.selects("exclude_modules", path)?,
+            None => false,
+        };
+        Ok(!excluded && self.selection.selects("target_modules", path)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{base, mixed};
+    use super::*;
+    use proptest::prelude::*;
+    use socius_models::Spec;
+
+    fn parse(config: &Value) -> Result<LoraConfig, LoraError> {
+        read(&serde_json::to_vec(config).unwrap(), base(&Spec::tiny()))
+    }
+
+    fn plain() -> Value {
+        json!({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"]})
+    }
+
+    fn with(key: &str, value: Value) -> Value {
+        let mut config = plain();
+        config[key] = value;
+        config
+    }
+
+    #[test]
+    fn the_written_keys_are_exactly_those_that_clients_rely_on() {
+        let spec = Spec::tiny();
+        let config = LoraConfig::uniform(4, 8.0, &[Projection::Down, Projection::Q]);
+        let written: Value = serde_json::from_slice(&write(&config, base(&spec))).unwrap();
+        assert_eq!(
+            written,
+            json!({
+                "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8,
+                "target_modules": ["q_proj", "down_proj"], "rank_pattern": {}, "alpha_pattern": {}, "bias": "none",
+                "lora_dropout": 0.0, "fan_in_fan_out": false, "use_rslora": false, "use_dora": false,
+                "modules_to_save": null, "inference_mode": true, "init_lora_weights": true,
+                "base_model_name_or_path": "org/Tiny", "revision": null,
+            })
+        );
+    }
+
+    #[test]
+    fn a_configuration_reads_back_as_it_was_written() {
+        let spec = Spec::tiny();
+        let mut uniform = LoraConfig::uniform(3, 0.5, &[Projection::K, Projection::Up]);
+        uniform.dropout = 0.05;
+        for config in [uniform, mixed(&spec).config] {
+            assert_eq!(read(&write(&config, base(&spec)), base(&spec)).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn targets_are_selected_as_peft_selects_them() {
+        let names = |config: Value| -> Vec<String> {
+            let config = parse(&config).unwrap();
+            sites(&Spec::tiny()).filter(|&site| config.at(site).is_some()).map(module_path).collect()
+        };
+        let q1 = "model.layers.1.self_attn.q_proj";
+        assert_eq!(names(with("target_modules", json!("all-linear"))).len(), 21);
+        assert_eq!(names(with("target_modules", json!([q1]))), [q1]);
+        assert_eq!(names(with("target_modules", json!(r".*\.1\.self_attn\.q_proj"))), [q1]);
+        assert_eq!(names(with("target_modules", json!(r".*(?<!layers\.[02])\.self_attn\.q_proj"))), [q1]);
+        assert_eq!(names(with("exclude_modules", json!(r".*\.[02]\..*|.*mlp.*"))), [q1]);
+        assert_eq!(names(with("exclude_modules", json!(["mlp.down_proj"]))).len(), 3);
+        assert_eq!(names(with("layers_to_transform", json!(1))).len(), 2);
+        assert_eq!(names(with("layers_to_transform", json!([0, 2]))).len(), 4);
+    }
+
+    #[test]
+    fn rank_and_alpha_patterns_hold_where_they_match_first() {
+        let mut config = with("rank_pattern", json!({"layers.0.self_attn.q_proj": 2, "q_proj": 6}));
+        config["alpha_pattern"] = json!({r"layers\.[01]\..*": 1.5});
+        let config = parse(&config).unwrap();
+        let at = |layer, projection| config.at(Site { layer, projection }).map(|own| (own.rank, own.alpha));
+        assert_eq!(at(0, Projection::Q), Some((2, 1.5)));
+        assert_eq!(at(1, Projection::Q), Some((6, 1.5)));
+        assert_eq!(at(2, Projection::Q), Some((6, 8.0)));
+        assert_eq!(at(1, Projection::Down), Some((4, 1.5)));
+        assert_eq!(at(2, Projection::Down), Some((4, 8.0)));
+        assert_eq!(at(2, Projection::K), None);
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused_by_its_key() {
+        let rows = [
+            ("peft_type", json!("LOHA")),
+            ("peft_type", Value::Null),
+            ("use_dora", json!(true)),
+            ("use_dora", json!("yes")),
+            ("bias", json!("all")),
+            ("modules_to_save", json!(["lm_head"])),
+            ("fan_in_fan_out", json!(true)),
+            ("init_lora_weights", json!("pissa_niter_4")),
+            ("lora_bias", json!(true)),
+            ("use_qalora", json!(true)),
+            ("layer_replication", json!([[0, 2]])),
+            ("trainable_token_indices", json!([1])),
+            ("alora_invocation_tokens", json!([1])),
+            ("something_new", json!(0.5)),
+            ("r", json!(0)),
+            ("r", json!(2.5)),
+            ("lora_alpha", json!("16")),
+            ("use_rslora", json!(1)),
+            ("rank_pattern", json!({"q_proj": -1})),
+            ("rank_pattern", json!(["q_proj"])),
+            ("rank_pattern", json!({"(": 1})),
+            ("alpha_pattern", json!({"q_proj": null, "down_proj": "x"})),
+            ("target_modules", Value::Null),
+            ("target_modules", json!(["q_proj", "lm_head"])),
+            ("target_modules", json!(["c_attn"])),
+            ("target_modules", json!("nothing")),
+            ("target_modules", json!("(")),
+            ("target_modules", json!([])),
+            ("target_modules", json!([1])),
+            ("layers_to_transform", json!("all")),
+        ];
+        for (key, value) in rows {
+            let error = parse(&with(key, value.clone())).unwrap_err();
+            assert!(matches!(&error, LoraError::Config { key: found, .. } if found == key), "{key}: {value}: {error}");
+        }
+        for ignored in ["use_dora", "lora_bias", "layer_replication", "revision", "modules_to_save", "something_new"] {
+            assert!(parse(&with(ignored, Value::Null)).is_ok(), "{ignored}");
+        }
+    }
+
+    #[test]
+    fn another_base_is_refused_with_both_names_and_mirrors_are_not() {
+        for same in ["org/Tiny", "mirror/tiny", "/models/tiny/", "other-name", ""] {
+            assert!(parse(&with("base_model_name_or_path", json!(same))).is_ok(), "{same}");
+        }
+        let error = parse(&with("base_model_name_or_path", json!("org/Tiny-Instruct"))).unwrap_err();
+        assert!(matches!(error, LoraError::ForeignBase { .. }));
+        assert!(
+            error.to_string().contains("org/Tiny-Instruct") && error.to_string().contains("\"org/Tiny\""),
+            "{error}"
+        );
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            r"[a-z_.*()\[\]|+?0-9]{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(2, 16, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec(("[a-z_.*(]{0,8}", inner), 0..4)
+                    .prop_map(|rows| Value::Object(rows.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read(&bytes, base(&Spec::tiny()));
+        }
+
+        #[test]
+        fn no_value_of_a_known_key_makes_the_parser_panic(key in prop::sample::select(READ.to_vec()), value in any_json()) {
+            if let Ok(config) = parse(&with(key, value)) {
+                let _ = config.layout(&Spec::tiny());
+            }
+        }
+    }
+}
