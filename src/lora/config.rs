@@ -146,7 +146,8 @@ mod tests {
 
     #[test]
     fn the_scale_is_alpha_over_rank_or_over_its_root() {
-        for (rslora, rank, alpha, scale) in [(false, 16, 32.0, 2.0), (true, 16, 32.0, 8.0), (true, 8, 1.0, 0.353_553_39)]
+        for (rslora, rank, alpha, scale) in
+            [(false, 16, 32.0, 2.0), (true, 16, 32.0, 8.0), (true, 8, 1.0, 0.353_553_39)]
         {
             let config = LoraConfig { rslora, ..LoraConfig::uniform(rank, alpha, &[Projection::V]) };
             let layout = config.layout(&Spec::tiny()).unwrap();
