@@ -25,3 +25,4 @@ pub mod common;
 pub mod engine;
 pub mod episode;
 pub mod lora;
+pub mod fetch;
