@@ -8,7 +8,10 @@ fn main() {
         Ok(variant) => println!("{} on {} threads", variant.name(), rayon::current_num_threads()),
         Err(error) => return eprintln!("{error}"),
     }
-    println!("{:>5} {:>5} {:>6} {:>5} {:>14} {:>14} {:>10}", "type", "in", "out", "rows", "forward GF/s", "backward GF/s", "GB/s");
+    println!(
+        "{:>5} {:>5} {:>6} {:>5} {:>14} {:>14} {:>10}",
+        "type", "in", "out", "rows", "forward GF/s", "backward GF/s", "GB/s"
+    );
     for kept in [WeightType::Bf16, WeightType::F32] {
         for (inputs, outputs) in [(576, 576), (576, 1536), (1536, 576), (576, 49152)] {
             let weight: Vec<f32> = (0..inputs * outputs).map(|i| (i % 255) as f32 / 255.0 - 0.5).collect();
@@ -27,7 +30,8 @@ fn measure(packed: &PackedLinear, rows: usize) {
     let mut y = vec![0.0; rows * outputs];
     let ahead = best(|| forward(&x, rows, &mut [Output { weight: packed, y: &mut y }], Write::Set));
     let back = best(|| backward_input(&[(packed, &y)], rows, &mut x, Write::Set));
-    let (flops, width) = ((2 * rows * inputs * outputs) as f64, if packed.weight_type() == WeightType::Bf16 { 2 } else { 4 });
+    let (flops, width) =
+        ((2 * rows * inputs * outputs) as f64, if packed.weight_type() == WeightType::Bf16 { 2 } else { 4 });
     println!(
         "{:>5} {inputs:>5} {outputs:>6} {rows:>5} {:>14.1} {:>14.1} {:>10.1}",
         format!("{:?}", packed.weight_type()),

@@ -95,9 +95,8 @@ impl PackedLinear {
 
     fn transposed(&self) -> &Packed {
         let of = &self.forward;
-        self.transposed.get_or_init(|| {
-            Packed::new((of.inputs, of.outputs), of.kept(), |output, input| of.at(input, output))
-        })
+        self.transposed
+            .get_or_init(|| Packed::new((of.inputs, of.outputs), of.kept(), |output, input| of.at(input, output)))
     }
 }
 
@@ -270,11 +269,7 @@ enum Panels {
 }
 
 impl Packed {
-    fn new(
-        (outputs, inputs): (usize, usize),
-        kept: WeightType,
-        at: impl Fn(usize, usize) -> f32 + Sync,
-    ) -> Self {
+    fn new((outputs, inputs): (usize, usize), kept: WeightType, at: impl Fn(usize, usize) -> f32 + Sync) -> Self {
         let at = |output: usize, input: usize| {
             if output < outputs && input < inputs { at(output, input) } else { 0.0 }
         };

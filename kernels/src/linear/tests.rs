@@ -24,7 +24,8 @@ fn check(rows: usize, outputs: usize, inputs: usize, seed: u64) {
                 let start = |i: usize| if write == Write::Add { f64::from(old[i]) } else { 0.0 };
                 for row in 0..rows {
                     for o in 0..outputs {
-                        let (sum, size) = reference(&x[row * inputs..][..inputs], &weight[o * inputs..][..inputs], kept);
+                        let (sum, size) =
+                            reference(&x[row * inputs..][..inputs], &weight[o * inputs..][..inputs], kept);
                         let i = row * outputs + o;
                         let bound = bound(inputs, size + start(i).abs());
                         assert_within(y[i], start(i) + sum, bound, format_args!("{variant:?} {kept:?} y[{row}, {o}]"));
@@ -34,7 +35,12 @@ fn check(rows: usize, outputs: usize, inputs: usize, seed: u64) {
                         let (sum, size) = reference(&dy[row * outputs..][..outputs], &column, kept);
                         let i = row * inputs + c;
                         let bound = bound(outputs, size + start(i).abs());
-                        assert_within(dx[i], start(i) + sum, bound, format_args!("{variant:?} {kept:?} dx[{row}, {c}]"));
+                        assert_within(
+                            dx[i],
+                            start(i) + sum,
+                            bound,
+                            format_args!("{variant:?} {kept:?} dx[{row}, {c}]"),
+                        );
                     }
                 }
             }
@@ -130,7 +136,8 @@ fn a_row_of_the_weight_is_the_rounded_row_that_went_in() {
 #[test]
 fn rounding_to_bf16_is_that_of_the_half_crate_for_every_kind_of_number() {
     let special = [0.0, -0.0, 1.0, f32::MAX, f32::MIN_POSITIVE, 1e-45, f32::INFINITY, f32::NEG_INFINITY];
-    let patterns = (0..=0xffff_u32).flat_map(|high| [0u32, 1, 0x7fff, 0x8000, 0x8001, 0xffff].map(|low| high << 16 | low));
+    let patterns =
+        (0..=0xffff_u32).flat_map(|high| [0u32, 1, 0x7fff, 0x8000, 0x8001, 0xffff].map(|low| high << 16 | low));
     for x in special.into_iter().chain(patterns.map(f32::from_bits)) {
         let expected = half::bf16::from_f32(x);
         assert_eq!(tile::pair(x, 0.0), u32::from(expected.to_bits()), "{x:?} {:x}", x.to_bits());
