@@ -11,7 +11,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 
-pub use request::{ActiveAdapter, Completion, Event, EventKind, FinishReason, Request, RequestId};
+pub use request::{Completion, Event, EventKind, FinishReason, Request, RequestId};
 pub use sampler::Sampling;
 
 use socius_models::{Batch, KvSequence, Model, ModelError, Row};

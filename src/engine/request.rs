@@ -1,26 +1,8 @@
 //! What goes into the engine and what comes out, as plain values; knows neither the model's weights nor how a step is made up.
 
 use super::Sampling;
-use socius_models::{Adapter, Layout};
+use crate::lora::ActiveAdapter;
 use std::{ops::Range, sync::Arc};
-
-/// One immutable version of an adapter as a request runs under it, from its first token to its last.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ActiveAdapter {
-    /// Digest of the generation; it is recorded with every completion.
-    pub generation: String,
-    /// Sites, ranks, scales and offsets.
-    pub layout: Layout,
-    /// Parameters, of `layout.len()` values.
-    pub theta: Vec<f32>,
-}
-
-impl ActiveAdapter {
-    /// As a pass of the model reads it.
-    pub fn view(&self) -> Adapter<'_> {
-        Adapter { layout: &self.layout, theta: &self.theta }
-    }
-}
 
 /// Continue a prompt, once or several times.
 #[derive(Clone, Debug)]

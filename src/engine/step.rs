@@ -1,8 +1,7 @@
 //! What one step does: admit, lay out rows, run them, draw, record. Knows nothing of what happens between steps.
 
-use super::{
-    ActiveAdapter, Engine, EngineError, Event, EventKind, FinishReason, Phase, Running, Sample, sampler::Draw,
-};
+use super::{Engine, EngineError, Event, EventKind, FinishReason, Phase, Running, Sample, sampler::Draw};
+use crate::lora::ActiveAdapter;
 use rayon::prelude::*;
 use socius_models::{Batch, KvSequence, Row};
 use std::{mem, sync::Arc};
@@ -57,7 +56,7 @@ impl Engine {
                 sources.push(lane.whose);
             }
         }
-        let adapters: Vec<_> = active.iter().map(|adapter| adapter.view()).collect();
+        let adapters: Vec<_> = active.iter().map(|adapter| adapter.adapter()).collect();
         let mut caches: Vec<_> = lanes.iter_mut().map(|lane| &mut *lane.cache).collect();
         let logits = self.model.forward(&batch, &adapters, &mut caches, &wanted)?;
         Ok(self.draw(&sources, &logits))

@@ -1,7 +1,7 @@
 //! The engine over a tiny random model; reads what the model says through `Model::score`, never through files.
 
 use super::*;
-use crate::common::Seed;
+use crate::{common::Seed, lora::ActiveAdapter};
 use candle_core::Device;
 use socius_models::{Dtype, Layout, Projection, RandomSource, Spec, Target, TargetTokens};
 
@@ -96,7 +96,7 @@ fn a_recorded_logprob_is_what_score_gives_at_every_sampling_setting() {
         let target = |(i, &token)| Target { position: prompt.len() - 1 + i, tokens: TargetTokens::Token(token) };
         let targets: Vec<_> = completion.tokens.iter().enumerate().map(target).collect();
         let batch = Batch::new([Row::new(&tokens).under(Some(0))]);
-        let scores = model.score(&batch, &[adapter.view()], &targets).unwrap();
+        let scores = model.score(&batch, &[adapter.adapter()], &targets).unwrap();
         for (recorded, recomputed) in completion.logprobs.iter().zip(&scores.logprobs) {
             assert!((recorded - recomputed).abs() < 1e-4, "{recorded} {recomputed}");
         }
