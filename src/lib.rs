@@ -24,5 +24,6 @@
 pub mod common;
 pub mod engine;
 pub mod episode;
+pub mod fetch;
 pub mod lora;
 pub mod train;

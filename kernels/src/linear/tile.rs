@@ -1,0 +1,239 @@
+//! Register tiles of a packed linear, serial; knows panels and pointers, not tasks.
+
+use super::WeightType;
+use crate::gemm::{Gemm, balanced};
+use crate::simd::{self, Kernel, LANES, PairDot, Simd, Variant};
+use rayon::prelude::*;
+
+/// `y[rows, columns] (+)= x[rows, steps] · panel[steps, width]ᵀ`, where a step is a pair of bf16.
+#[derive(Clone, Copy)]
+pub(super) struct Tiles<X = u32> {
+    pub(super) rows: usize,
+    /// At most a panel's.
+    pub(super) columns: usize,
+    pub(super) steps: usize,
+    pub(super) x: *const X,
+    pub(super) weights: *const X,
+    pub(super) y: *mut f32,
+    pub(super) y_row: usize,
+    pub(super) accumulate: bool,
+}
+
+/// The same where a step is one f32.
+pub(super) type Floats = Tiles<f32>;
+
+/// # Safety
+/// `x` holds `rows · steps` values, `weights` a panel (columns padded to 16), `y` `rows` rows of `columns`, and no other task
+/// touches those of `y`.
+pub(super) unsafe fn run_floats(variant: Variant, tiles: Floats) {
+    struct Product(Gemm);
+    impl Kernel for Product {
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) {
+            // SAFETY: passed on.
+            unsafe { S::gemm(self.0) }
+        }
+    }
+    let product = Gemm {
+        m: tiles.rows,
+        n: tiles.columns,
+        k: tiles.steps,
+        a: tiles.x,
+        a_strides: (tiles.steps, 1),
+        b: tiles.weights,
+        b_row: tiles.columns.next_multiple_of(LANES),
+        c: tiles.y,
+        c_row: tiles.y_row,
+        accumulate: tiles.accumulate,
+    };
+    simd::run(variant, Product(product));
+}
+
+/// # Safety
+/// As for [`run_floats`].
+pub(super) unsafe fn run_pairs(variant: Variant, tiles: Tiles) {
+    assert!(simd::variants().contains(&variant), "{} is not of this machine", variant.name());
+    match variant {
+        // SAFETY (all): the machine has the instruction set by the assertion; pointers are the caller's promise.
+        #[cfg(target_arch = "x86_64")]
+        Variant::Avx512Bf16 => unsafe { avx512bf16(tiles) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Variant::Avx512 => unsafe { avx512(tiles) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Variant::Avx2 => unsafe { avx2(tiles) },
+        // SAFETY: plain Rust needs no instruction set.
+        _ => unsafe { body::<simd::Portable>(tiles) },
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,avx512f,avx512dq,avx512bf16")]
+unsafe fn avx512bf16(tiles: Tiles) {
+    // SAFETY: this function is compiled for the instruction set.
+    unsafe { body::<simd::Avx512Bf16>(tiles) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,avx512f,avx512dq")]
+unsafe fn avx512(tiles: Tiles) {
+    // SAFETY: this function is compiled for the instruction set.
+    unsafe { body::<simd::Avx512>(tiles) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2(tiles: Tiles) {
+    // SAFETY: this function is compiled for the instruction set.
+    unsafe { body::<simd::Avx2>(tiles) }
+}
+
+#[inline(always)]
+unsafe fn body<P: PairDot>(t: Tiles) {
+    let vectors = t.columns.div_ceil(LANES);
+    let mut row = 0;
+    while row < t.rows {
+        let rows = balanced(t.rows - row, P::S::TILE_ROWS);
+        let mut vector = 0;
+        while vector < vectors {
+            let count = if vectors - vector >= P::S::TILE_VECTORS { P::S::TILE_VECTORS } else { 1 };
+            let at = At {
+                x: t.x.wrapping_add(row * t.steps),
+                weights: t.weights.wrapping_add(vector * LANES),
+                y: t.y.wrapping_add(row * t.y_row + vector * LANES),
+                columns: t.columns - vector * LANES,
+                width: vectors * LANES,
+            };
+            // SAFETY: the tile lies inside the panel, x and y.
+            unsafe {
+                if count > 1 {
+                    by_rows::<P, 4>(rows, &t, at);
+                } else {
+                    by_rows::<P, 1>(rows, &t, at);
+                }
+            }
+            vector += count;
+        }
+        row += rows;
+    }
+}
+
+/// One register tile's place.
+#[derive(Clone, Copy)]
+struct At {
+    x: *const u32,
+    weights: *const u32,
+    y: *mut f32,
+    columns: usize,
+    width: usize,
+}
+
+#[inline(always)]
+unsafe fn by_rows<P: PairDot, const V: usize>(rows: usize, t: &Tiles, at: At) {
+    // SAFETY: passed on.
+    unsafe {
+        match rows {
+            1 => run_tile::<P, 1, V>(t, at),
+            2 => run_tile::<P, 2, V>(t, at),
+            3 if P::S::TILE_ROWS > 2 => run_tile::<P, 3, V>(t, at),
+            4 if P::S::TILE_ROWS > 2 => run_tile::<P, 4, V>(t, at),
+            5 if P::S::TILE_ROWS > 2 => run_tile::<P, 5, V>(t, at),
+            6 if P::S::TILE_ROWS > 2 => run_tile::<P, 6, V>(t, at),
+            _ => unreachable!("a tile has at most {} rows", P::S::TILE_ROWS),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn run_tile<P: PairDot, const R: usize, const V: usize>(t: &Tiles, at: At) {
+    if V > P::S::TILE_VECTORS {
+        unreachable!("a tile has at most {} vectors", P::S::TILE_VECTORS);
+    }
+    // SAFETY: rows < t.rows, steps < t.steps; panels are padded to whole vectors, y is touched below `columns` only.
+    unsafe {
+        let zero = P::S::splat(0.0);
+        let mut acc = [[zero; V]; R];
+        let lanes = |v: usize| LANES.min(at.columns - v * LANES);
+        if t.accumulate {
+            for r in 0..R {
+                for v in 0..V {
+                    acc[r][v] = P::S::load_n(at.y.add(r * t.y_row + v * LANES), lanes(v));
+                }
+            }
+        }
+        let mut weights = at.weights;
+        for step in 0..t.steps {
+            let mut w = [P::load_pairs(weights); V];
+            for v in 1..V {
+                w[v] = P::load_pairs(weights.add(v * LANES));
+            }
+            weights = weights.add(at.width);
+            for r in 0..R {
+                let a = P::splat_pair(*at.x.add(r * t.steps + step));
+                for v in 0..V {
+                    acc[r][v] = P::dot(acc[r][v], a, w[v]);
+                }
+            }
+        }
+        for r in 0..R {
+            for v in 0..V {
+                P::S::store_n(at.y.add(r * t.y_row + v * LANES), acc[r][v], lanes(v));
+            }
+        }
+    }
+}
+
+/// 32-bit words of scratch that an input takes.
+pub(super) fn words(rows: usize, width: usize, kept: WeightType) -> usize {
+    match kept {
+        WeightType::Bf16 => rows * width.div_ceil(2),
+        WeightType::F32 => 0,
+    }
+}
+
+/// Two f32 rounded to bf16, the first in the low half.
+#[inline(always)]
+pub(super) fn pair(low: f32, high: f32) -> u32 {
+    round(low) >> 16 | round(high) & 0xffff_0000
+}
+
+/// The nearest bf16 in the high half (ties to even); the low half is undefined. NaN stays NaN.
+#[inline(always)]
+fn round(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    if bits & 0x7fff_ffff > 0x7f80_0000 { bits | 0x0040_0000 } else { rounded }
+}
+
+/// Rounds `x`, rows of `width`, to pairs of bf16; an odd row is padded with 0.
+pub(super) fn round_pairs(variant: Variant, x: &[f32], width: usize, pairs: &mut [u32]) {
+    struct Round<'a>(&'a [f32], usize, &'a mut [u32]);
+    impl Kernel for Round<'_> {
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) {
+            let Self(x, width, pairs) = self;
+            for (x, pairs) in x.chunks_exact(width).zip(pairs.chunks_exact_mut(width.div_ceil(2))) {
+                let (whole, rest) = x.as_chunks::<2>();
+                for (two, pair_out) in whole.iter().zip(pairs.iter_mut()) {
+                    *pair_out = pair(two[0], two[1]);
+                }
+                if let ([last], Some(out)) = (rest, pairs.last_mut()) {
+                    *out = pair(*last, 0.0);
+                }
+            }
+        }
+    }
+    const TASK_VALUES: usize = 1 << 16;
+    if width == 0 {
+        return;
+    }
+    let rows = (TASK_VALUES / width).max(1);
+    if x.len() <= TASK_VALUES {
+        simd::run(variant, Round(x, width, pairs));
+    } else {
+        x.par_chunks(rows * width)
+            .zip(pairs.par_chunks_mut(rows * width.div_ceil(2)))
+            .for_each(|(x, pairs)| simd::run(variant, Round(x, width, pairs)));
+    }
+}
