@@ -4,6 +4,8 @@
 
 mod head;
 mod ops;
+#[cfg(test)]
+mod tests;
 
 use super::{At, Halves, read};
 use crate::kv::LayerKv;
@@ -203,6 +205,7 @@ impl Reference {
         let factors = factors.into_iter().map(Factors::watched).collect::<Result<Vec<_>>>()?;
         let x = watch(x)?;
         let tape = (half(&factors, &x)? * dy)?.sum_all()?.backward()?;
+        // A missing gradient is a cut tape, which candle would pass over in silence.
         let gradient = |leaf: &Tensor| tape.get(leaf).expect("every leaf of a half has a gradient");
         for Factors { adapter, parameters, a, b } in &factors {
             let (into_a, into_b) = parameters.factors_mut(gradients[*adapter]);
