@@ -8,8 +8,10 @@
 //!
 //! Shapes that do not fit are the caller's bug and panic.
 
+pub mod dropout;
 mod gemm;
 pub mod linear;
+pub mod lora;
 mod scratch;
 mod simd;
 #[cfg(test)]
