@@ -21,6 +21,7 @@
 //! | 8 | `cli` |
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod common;
 pub mod engine;
 pub mod episode;

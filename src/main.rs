@@ -1,3 +1,5 @@
-//! The `socius` binary.
+//! The `socius` binary: nothing but the command line.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    socius::cli::main()
+}

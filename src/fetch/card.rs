@@ -28,6 +28,13 @@ pub struct Card {
     pub sources: Vec<Source>,
 }
 
+impl Card {
+    /// Size of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+}
+
 /// One file of a checkpoint.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,0 +1,110 @@
+//! The command line: raw flags → checked values → one call into the modules below → text or JSON. Never computes anything itself.
+//!
+//! One file a command: its flags and its `run`, which returns what `--json` prints. Exit codes: 0 done, 1 the work failed (one
+//! line on stderr), 2 usage.
+
+mod completions;
+mod interrupt;
+mod models;
+mod pull;
+mod terminal;
+mod text;
+
+use clap::{Parser, Subcommand};
+use serde_json::{Value, json};
+use std::{io, process::ExitCode};
+use terminal::Terminal;
+
+/// Many small learners over one frozen transformer: each acts, is graded, trains a LoRA at test time; what proves itself is kept.
+#[derive(Parser)]
+#[command(name = "socius", version, propagate_version = true, max_term_width = 100, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Print one JSON object as the last line of stdout
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  socius pull                 fetch the default model
+  socius models               what is known, and what is here
+
+Data lives in $SOCIUS_HOME, else in the platform's data folder.";
+
+#[derive(Subcommand)]
+enum Command {
+    Pull(pull::Args),
+    Models(models::Args),
+    Completions(completions::Args),
+}
+
+impl Command {
+    fn run(self, terminal: &mut Terminal) -> anyhow::Result<Value> {
+        match self {
+            Self::Pull(args) => pull::run(args, terminal),
+            Self::Models(args) => models::run(args, terminal),
+            Self::Completions(args) => completions::run(args, terminal),
+        }
+    }
+}
+
+/// Parses the process's arguments, runs the command and says how it went.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    interrupt::install();
+    let mut terminal = Terminal::new(cli.json);
+    let result = cli.command.run(&mut terminal).and_then(|value| Ok(terminal.finish(&value)?));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if reader_left(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let message = one_line(&error);
+            terminal.error(&message);
+            // The reader may be gone; the exit code says enough.
+            let _ = terminal.finish(&json!({ "error": message }));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether whoever read our output has closed it, as `| head` does: no failure of ours.
+fn reader_left(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// The error and its causes in one line, without repeating a cause that the error already quotes.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !message.contains(&cause) {
+            let separator = if message.is_empty() { "" } else { ": " };
+            message = format!("{message}{separator}{cause}");
+        }
+    }
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_flags_are_consistent_and_every_command_has_examples() {
+        let mut commands = vec![Cli::command()];
+        Cli::command().debug_assert();
+        while let Some(command) = commands.pop() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("socius"), "`{}` has no example in its help", command.get_name());
+            commands.extend(command.get_subcommands().cloned());
+        }
+    }
+
+    #[test]
+    fn an_error_is_one_line_that_repeats_nothing() {
+        let error = anyhow::anyhow!("disk\n  full").context("a.gguf: disk\n  full").context("pull");
+        assert_eq!(one_line(&error), "pull: a.gguf: disk full");
+    }
+}

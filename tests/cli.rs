@@ -1,0 +1,134 @@
+//! The binary as a script meets it: exit codes, the JSON line, help, an empty home.
+
+use serde_json::Value;
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+/// `socius ARGS` with a home of its own, no hub and no Python: nothing here may need the network.
+fn socius(home: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_socius"))
+        .args(args)
+        .env("SOCIUS_HOME", home.join("socius"))
+        .env("HF_HOME", home.join("hub"))
+        .env("HOME", home)
+        .env("HF_HUB_OFFLINE", "1")
+        .env("SOCIUS_PYTHON", "/no/such/python")
+        .env_remove("HF_HUB_CACHE")
+        .output()
+        .unwrap()
+}
+
+fn empty() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// The last line of stdout.
+fn json(output: &Output) -> Value {
+    serde_json::from_str(text(&output.stdout).lines().last().unwrap_or_default()).unwrap()
+}
+
+/// Every subcommand, with its own subcommands, as `help` lists them.
+fn commands(home: &Path, path: &[&str]) -> Vec<Vec<String>> {
+    let output = socius(home, &[path, &["--help"]].concat());
+    let help = text(&output.stdout).to_owned();
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    // A name stands two columns in; what is further in continues a description.
+    let names = listed.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
+    let mut all = vec![path.iter().map(ToString::to_string).collect()];
+    for name in names.filter(|name| *name != "help") {
+        all.extend(commands(home, &[path, &[name]].concat()));
+    }
+    all
+}
+
+#[test]
+fn every_command_explains_itself_with_an_example_and_takes_json() {
+    let home = empty();
+    let all = commands(home.path(), &[]);
+    assert!(all.len() > 3, "{all:?}");
+    for path in all {
+        let mut args: Vec<&str> = path.iter().map(String::as_str).collect();
+        args.push("--help");
+        let output = socius(home.path(), &args);
+        let help = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{path:?}");
+        assert!(help.contains("Examples:") && help.contains("--json"), "{path:?}:\n{help}");
+        assert!(!help.contains('\u{1b}'), "no colours off a terminal: {path:?}");
+        assert!(help.lines().all(|line| line.chars().count() <= 100), "{path:?}:\n{help}");
+    }
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "asking for help leaves nothing");
+}
+
+#[test]
+fn exit_codes_are_0_for_done_1_for_failed_and_2_for_usage() {
+    let rows: &[(&[&str], i32)] = &[
+        (&["--version"], 0),
+        (&["models"], 0),
+        (&["models", "--json"], 0),
+        (&["completions", "bash"], 0),
+        (&["pull", "no-such-model"], 1),
+        (&["pull", "./no/such/path"], 1),
+        (&["pull"], 1),
+        (&[], 2),
+        (&["no-such-command"], 2),
+        (&["models", "--no-such-flag"], 2),
+        (&["models", "--device", "cpu"], 2),
+        (&["completions", "no-such-shell"], 2),
+    ];
+    let home = empty();
+    for (args, code) in rows {
+        let output = socius(home.path(), args);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(*code), "{args:?}: {stderr}");
+        match code {
+            0 => assert_eq!(stderr, "", "{args:?}"),
+            1 => {
+                let last = stderr.lines().last().unwrap();
+                assert!(last.starts_with("error: ") && output.stdout.is_empty(), "{args:?}: {stderr}");
+            }
+            _ => assert!(stderr.contains("--help"), "{args:?}: {stderr}"),
+        }
+    }
+}
+
+#[test]
+fn the_last_line_of_stdout_is_one_json_object_whether_or_not_it_worked() {
+    let home = empty();
+    let models = json(&socius(home.path(), &["models", "--json"]));
+    assert_eq!(models["models"][0]["name"], "smollm2-135m-instruct");
+    assert_eq!(models["models"][0]["present"], false);
+    let shell = json(&socius(home.path(), &["--json", "completions", "zsh"]));
+    assert!(shell["script"].as_str().unwrap().starts_with("#compdef socius"));
+    let failed = socius(home.path(), &["pull", "no-such-model", "--json"]);
+    assert!(json(&failed)["error"].as_str().unwrap().contains("smollm2-135m-instruct"), "it names what is known");
+    assert_eq!(text(&failed.stderr).lines().count(), 1);
+}
+
+#[test]
+fn an_empty_home_is_enough_and_a_model_of_ones_own_is_registered_in_it() {
+    let home = empty();
+    let file = home.path().join("mine.gguf");
+    std::fs::write(&file, "GGUF").unwrap();
+    let pulled = json(&socius(home.path(), &["pull", file.to_str().unwrap(), "--json"]));
+    assert_eq!(pulled["bytes"], 4);
+    assert_eq!(pulled["digest"], socius::common::Digest::of("GGUF").to_string());
+    let models = json(&socius(home.path(), &["models", "--json"]));
+    assert_eq!(models["models"][0]["path"], pulled["path"]);
+    assert_eq!(models["models"][0]["present"], true);
+    assert!(text(&socius(home.path(), &["models"]).stdout).contains("mine.gguf"));
+}
+
+#[test]
+fn each_shell_gets_its_completions() {
+    let home = empty();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = socius(home.path(), &["completions", shell]);
+        assert!(text(&output.stdout).contains("completions"), "{shell}");
+    }
+}
