@@ -47,6 +47,16 @@ pub enum ModelError {
         /// What is wrong, and what is supported.
         what: String,
     },
+    /// A CUDA device was asked for by name and cannot be used.
+    #[error(
+        "cannot use cuda:{ordinal}: {why}; choose --device cpu, or --device auto to take a GPU only where there is one"
+    )]
+    NoCuda {
+        /// The device's number.
+        ordinal: usize,
+        /// What is missing.
+        why: String,
+    },
     /// The device or the tensor library failed.
     #[error("device: {0}")]
     Device(#[from] candle_core::Error),

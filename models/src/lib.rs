@@ -7,6 +7,7 @@
 
 mod batch;
 mod decoder;
+mod device;
 mod error;
 mod half;
 mod kv;
@@ -16,6 +17,7 @@ mod site;
 mod spec;
 
 pub use batch::{Batch, Dropout, Row, Span};
+pub use device::{DeviceChoice, UnknownDevice, device};
 pub use error::ModelError;
 pub use kv::KvSequence;
 pub use model::{Adapter, Dtype, HeadGradient, Model, Recording, Scores, Target, TargetTokens};
