@@ -8,6 +8,7 @@
 //!
 //! Shapes that do not fit are the caller's bug and panic.
 
+pub mod attention;
 pub mod dropout;
 mod gemm;
 pub mod linear;

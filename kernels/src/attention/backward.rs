@@ -1,0 +1,253 @@
+//! Attention's backward pass: a task is one key/value head of the rows that share keys, so no two tasks add to one key.
+
+use super::{BLOCK, Entries, Heads, lines, portions, turn};
+use crate::gemm::Gemm;
+use crate::scratch;
+use crate::simd::{self, Kernel, LANES, Shared, Simd, Variant};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Tokens whose scores are held at a time.
+const STEP_TOKENS: usize = 32;
+
+/// One row of a training batch: its queries and the key spans that it sees, as tokens of the packed batch.
+#[derive(Clone, Debug)]
+pub struct Spans {
+    /// The row's tokens.
+    pub queries: Range<usize>,
+    /// Spans in order; the last is the row's own tokens.
+    pub keys: Vec<Range<usize>>,
+}
+
+/// What the forward pass read and gave.
+#[derive(Clone, Copy, Debug)]
+pub struct Saved<'a> {
+    /// `[tokens, heads · dim]`, rotated.
+    pub q: &'a [f32],
+    /// `[tokens, kv · dim]`, rotated.
+    pub k: &'a [f32],
+    /// `[tokens, kv · dim]`.
+    pub v: &'a [f32],
+    /// `[tokens, heads · dim]`.
+    pub out: &'a [f32],
+    /// `[tokens, heads]`.
+    pub logsumexp: &'a [f32],
+}
+
+/// Where gradients go.
+#[derive(Debug)]
+pub struct Gradients<'a> {
+    /// Set for every row's tokens.
+    pub q: &'a mut [f32],
+    /// Added to.
+    pub k: &'a mut [f32],
+    /// Added to.
+    pub v: &'a mut [f32],
+}
+
+/// Gradients of `q`, `k` and `v` from `d_out`, `[tokens, heads · dim]`.
+pub fn backward(heads: Heads, rows: &[Spans], saved: Saved<'_>, d_out: &[f32], gradients: Gradients<'_>) {
+    backward_as(simd::active(), heads, rows, saved, d_out, gradients);
+}
+
+pub(super) fn backward_as(
+    variant: Variant,
+    heads: Heads,
+    rows: &[Spans],
+    saved: Saved<'_>,
+    d_out: &[f32],
+    gradients: Gradients<'_>,
+) {
+    let tokens = saved.q.len() / heads.q_width();
+    for of in [saved.q.len(), saved.out.len(), d_out.len(), gradients.q.len()] {
+        assert_eq!(of, tokens * heads.q_width(), "queries are [tokens, {}]", heads.q_width());
+    }
+    for of in [saved.k.len(), saved.v.len(), gradients.k.len(), gradients.v.len()] {
+        assert_eq!(of, tokens * heads.kv_width(), "keys and values are [tokens, {}]", heads.kv_width());
+    }
+    assert_eq!(saved.logsumexp.len(), tokens * heads.query, "logsumexp is [tokens, heads]");
+    let families = families(rows, tokens);
+    let tasks: Vec<_> =
+        families.iter().flat_map(|family| (0..heads.kv).map(move |kv_head| (family, kv_head))).collect();
+    let gradients = Shares { q: Shared::new(gradients.q), k: Shared::new(gradients.k), v: Shared::new(gradients.v) };
+    let entries = STEP_TOKENS * heads.group();
+    let len = entries * (3 * heads.dim + 2 * BLOCK + 1) + 3 * BLOCK * heads.dim;
+    tasks.par_iter().for_each(|&(family, kv_head)| {
+        scratch::with(len, |scratch| {
+            for &row in family {
+                let (keys, queries) = (&rows[row].keys, &rows[row].queries);
+                let before = keys.iter().map(ExactSizeIterator::len).sum::<usize>() - queries.len();
+                for first in queries.clone().step_by(STEP_TOKENS) {
+                    let tokens = STEP_TOKENS.min(queries.end - first);
+                    let visible = before + first - queries.start + 1;
+                    let entries = Entries { heads, kv_head, first, tokens, visible };
+                    simd::run(variant, Step { entries, keys, saved, d_out, gradients, scratch });
+                }
+            }
+        });
+    });
+}
+
+/// Rows by the span that they share: every row in the family of its first span's owner. Asserts that no span is in two.
+fn families(rows: &[Spans], tokens: usize) -> Vec<Vec<usize>> {
+    let mut owner = vec![usize::MAX; tokens];
+    let mut queried = vec![false; tokens];
+    let mut families: Vec<Vec<usize>> = Vec::new();
+    for (i, row) in rows.iter().enumerate() {
+        let first = row.keys.first().expect("a row sees its own tokens").start;
+        if owner[first] == usize::MAX {
+            owner[first] = families.len();
+            families.push(Vec::new());
+        }
+        let family = owner[first];
+        for token in row.keys.iter().cloned().flatten() {
+            assert!(owner[token] == usize::MAX || owner[token] == family, "rows share their first span or none");
+            owner[token] = family;
+        }
+        for token in row.queries.clone() {
+            assert!(!std::mem::replace(&mut queried[token], true), "token {token} is in two rows");
+        }
+        families[family].push(i);
+    }
+    families
+}
+
+#[derive(Clone, Copy)]
+struct Shares {
+    q: Shared<f32>,
+    k: Shared<f32>,
+    v: Shared<f32>,
+}
+
+struct Step<'a> {
+    entries: Entries,
+    keys: &'a [Range<usize>],
+    saved: Saved<'a>,
+    d_out: &'a [f32],
+    gradients: Shares,
+    scratch: &'a mut [f32],
+}
+
+impl Kernel for Step<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self { entries, keys, saved, d_out, gradients, scratch } = self;
+        let (heads, dim, count) = (entries.heads, entries.heads.dim, entries.len());
+        let (kv_width, head) = (heads.kv_width(), entries.kv_head * heads.dim);
+        let (queries, rest) = scratch.split_at_mut(count * dim);
+        let (d_outs, rest) = rest.split_at_mut(count * dim);
+        let (d_queries, rest) = rest.split_at_mut(count * dim);
+        let (p, rest) = rest.split_at_mut(count * BLOCK);
+        let (ds, rest) = rest.split_at_mut(count * BLOCK);
+        let (inner, rest) = rest.split_at_mut(count);
+        let (turned, rest) = rest.split_at_mut(BLOCK * dim);
+        let (k_copy, v_copy) = rest.split_at_mut(BLOCK * dim);
+        let k_spans: Vec<&[f32]> = keys.iter().map(|at| &saved.k[at.start * kv_width..at.end * kv_width]).collect();
+        let v_spans: Vec<&[f32]> = keys.iter().map(|at| &saved.v[at.start * kv_width..at.end * kv_width]).collect();
+        entries.gather(saved.q, heads.scale, queries);
+        entries.gather(d_out, 1.0, d_outs);
+        d_queries.fill(0.0);
+        for e in 0..count {
+            // SAFETY: both rows are `dim` long.
+            inner[e] = unsafe { dot::<S>(&d_outs[e * dim..][..dim], &saved.out[entries.offset(e)..][..dim]) };
+        }
+        for first in (0..entries.limit_max()).step_by(BLOCK) {
+            let count_keys = BLOCK.min(entries.limit_max() - first);
+            let width = count_keys.next_multiple_of(LANES);
+            let from = entries.first_seeing(first);
+            let m = count - from;
+            let k = lines(&k_spans, (first, count_keys), (heads, entries.kv_head), k_copy);
+            let v = lines(&v_spans, (first, count_keys), (heads, entries.kv_head), v_copy);
+            let scores = |a: &[f32], turned: &[f32], c: &mut [f32]| Gemm {
+                m,
+                n: width,
+                k: dim,
+                a: a[from * dim..].as_ptr(),
+                a_strides: (dim, 1),
+                b: turned.as_ptr(),
+                b_row: BLOCK,
+                c: c[from * BLOCK..].as_mut_ptr(),
+                c_row: BLOCK,
+                accumulate: false,
+            };
+            // SAFETY: every buffer is sized above for `count` entries and 64 keys; `count_keys ≤ 64` lines were found.
+            unsafe {
+                turn::<S>(k, count_keys, dim, turned);
+                S::gemm(scores(queries, turned, p));
+                turn::<S>(v, count_keys, dim, turned);
+                S::gemm(scores(d_outs, turned, ds));
+                for e in from..count {
+                    let (p, ds) = (&mut p[e * BLOCK..][..width], &mut ds[e * BLOCK..][..width]);
+                    p[count_keys.min(entries.limit(e) - first)..].fill(f32::NEG_INFINITY);
+                    weigh::<S>(p, ds, saved.logsumexp[entries.scalar(e)], inner[e]);
+                }
+                S::gemm(Gemm {
+                    m,
+                    n: dim,
+                    k: count_keys,
+                    a: ds.as_ptr().add(from * BLOCK),
+                    a_strides: (BLOCK, 1),
+                    b: k.at,
+                    b_row: k.row,
+                    c: d_queries.as_mut_ptr().add(from * dim),
+                    c_row: dim,
+                    accumulate: true,
+                });
+            }
+            for (index, span, token, tokens) in portions(keys.iter().map(ExactSizeIterator::len), first, count_keys) {
+                let at = (keys[span].start + token) * kv_width + head;
+                for (weights, rows, gradient) in [(&*p, &*d_outs, gradients.v), (&*ds, &*queries, gradients.k)] {
+                    let add = Gemm {
+                        m: tokens,
+                        n: dim,
+                        k: m,
+                        a: weights[from * BLOCK + index..].as_ptr(),
+                        a_strides: (1, BLOCK),
+                        b: rows[from * dim..].as_ptr(),
+                        b_row: dim,
+                        c: gradient.at(at),
+                        c_row: kv_width,
+                        accumulate: true,
+                    };
+                    // SAFETY: the tokens are inside the batch; only this task adds to this head of this family's keys.
+                    unsafe { S::gemm(add) };
+                }
+            }
+        }
+        for e in 0..count {
+            // SAFETY: this head of this token is this task's alone.
+            let dq = unsafe { gradients.q.slice(entries.offset(e), dim) };
+            for (dq, sum) in dq.iter_mut().zip(&d_queries[e * dim..]) {
+                *dq = sum * heads.scale;
+            }
+        }
+    }
+}
+
+/// Scores to weights, and the weights' gradients to the scores': `p = e^{p − logsumexp}`, `ds = p (ds − inner)`.
+#[inline(always)]
+unsafe fn weigh<S: Simd>(p: &mut [f32], ds: &mut [f32], logsumexp: f32, inner: f32) {
+    let (p, _) = p.as_chunks_mut::<LANES>();
+    let (ds, _) = ds.as_chunks_mut::<LANES>();
+    for (p, ds) in p.iter_mut().zip(ds) {
+        // SAFETY: lane arithmetic, and 16 values at each end.
+        unsafe {
+            let weight = S::exp(S::sub(S::load(p.as_ptr()), S::splat(logsumexp)));
+            S::store(p.as_mut_ptr(), weight);
+            S::store(ds.as_mut_ptr(), S::mul(weight, S::sub(S::load(ds.as_ptr()), S::splat(inner))));
+        }
+    }
+}
+
+/// Sixteen partial sums, then by halves.
+#[inline(always)]
+unsafe fn dot<S: Simd>(a: &[f32], b: &[f32]) -> f32 {
+    // SAFETY: lane arithmetic.
+    let mut sum = unsafe { S::splat(0.0) };
+    for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
+        // SAFETY: reads as many values as both chunks hold.
+        unsafe { sum = S::fma(S::load_n(a.as_ptr(), a.len()), S::load_n(b.as_ptr(), b.len()), sum) };
+    }
+    // SAFETY: lane arithmetic.
+    unsafe { S::sum(sum) }
+}
