@@ -35,7 +35,7 @@ fn run(engine: &mut Engine, requests: Vec<Request>) -> Vec<Vec<Completion>> {
 fn crowd(model: &Model) -> Vec<Request> {
     let adapters = [None, Some(adapter(model, 2, 1)), Some(adapter(model, 5, 2))];
     let request = |i: usize| {
-        let sampling = Sampling { top_p: if i % 2 == 0 { 1.0 } else { 0.9 }, ..sampled(i as u64, 4 + i % 5) };
+        let sampling = Sampling { top_p: [1.0, 0.9][i % 2], ..sampled(i as u64, 4 + i % 5) };
         Request::new(prompt(3 + 5 * i % 41, i as u64), sampling).under(adapters[i % 3].clone())
     };
     (0..32).map(request).collect()

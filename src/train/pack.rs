@@ -139,14 +139,17 @@ mod tests {
             sequence(q, completion, 0),
             sequence(p, completion, 1),
         ];
-        let rows: [(usize, bool, &[&[Range<usize>]]); 4] = [
-            (1, true, &[&[0..3], &[3..4], &[4..5]]),
-            (12, true, &[&[0..3, 3..4], &[4..5]]),
-            (100, true, &[&[0..3, 3..4, 4..5]]),
-            (10, false, &[&[0..1, 1..2], &[2..3, 3..4], &[4..5]]),
+        let rows: [(usize, bool, &[&[usize]]); 4] = [
+            (1, true, &[&[3], &[1], &[1]]),
+            (12, true, &[&[3, 1], &[1]]),
+            (100, true, &[&[3, 1, 1]]),
+            (10, false, &[&[1, 1], &[1, 1], &[1]]),
         ];
         for (tokens_per_pass, share_prompts, expected) in rows {
-            assert_eq!(passes(&all, PassLimits { tokens_per_pass, share_prompts }), expected, "{tokens_per_pass}");
+            let passes = passes(&all, PassLimits { tokens_per_pass, share_prompts });
+            assert!(passes.iter().flatten().flat_map(|unit| unit.clone()).eq(0..5), "every row once, in order");
+            let lengths: Vec<Vec<_>> = passes.iter().map(|pass| pass.iter().map(Range::len).collect()).collect();
+            assert_eq!(lengths, expected, "{tokens_per_pass}");
         }
     }
 
