@@ -5,12 +5,16 @@
 //! A [`Batch`] is rows of tokens, each naming its adapter or none; the same walk over half-layers (norm + attention +
 //! residual; norm + MLP + residual; the head) serves prefill, decode and training.
 
+#![deny(unsafe_code)]
+
 mod batch;
 mod decoder;
 mod device;
 mod error;
+mod families;
 mod half;
 mod kv;
+mod load;
 mod model;
 mod random;
 mod site;
@@ -20,6 +24,7 @@ pub use batch::{Batch, Dropout, Row, Span};
 pub use device::{DeviceChoice, UnknownDevice, device};
 pub use error::ModelError;
 pub use kv::KvSequence;
+pub use load::{Checkpoint, Metadata};
 pub use model::{Adapter, Dtype, HeadGradient, Model, Recording, Scores, Target, TargetTokens};
 pub use random::{RandomSource, random_values};
 pub use site::{Layout, Projection, Site, SiteParameters};

@@ -11,7 +11,7 @@ pub enum Activation {
 }
 
 /// How rotary frequencies are stretched beyond the length that the model was pre-trained at.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
     /// Frequencies as they are.
     None,
@@ -31,6 +31,8 @@ pub enum RopeScaling {
         /// The context length before stretching, in tokens.
         original_context: f64,
     },
+    /// Frequency `i` divided by factor `i`, `[head_dim / 2]`: how GGUF stores the stretching of Llama 3.1 (`rope_freqs.weight`).
+    Factors(Vec<f64>),
 }
 
 /// Everything that the decoder needs to know about an architecture.
@@ -92,15 +94,25 @@ impl Spec {
         }
     }
 
+    /// Every place that holds a tensor; no head of its own where it is tied.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
+        use LayerSlot::*;
+        const LAYER: [LayerSlot; 9] = [AttentionNorm, Q, K, V, O, MlpNorm, Gate, Up, Down];
+        let head = (!self.tied_head).then_some(Slot::Head);
+        let layers = (0..self.layers).flat_map(|layer| LAYER.map(|slot| Slot::Layer(layer, slot)));
+        [Slot::Embedding].into_iter().chain(layers).chain([Slot::FinalNorm]).chain(head)
+    }
+
     /// Rotary frequencies in radians a token, `[head_dim / 2]`, computed in f64 as the reference implementations do in f32.
     pub fn rope_frequencies(&self) -> Vec<f64> {
         let dim = self.head_dim as f64;
-        (0..self.head_dim / 2).map(|i| self.stretch(self.rope_theta.powf(-2.0 * i as f64 / dim))).collect()
+        (0..self.head_dim / 2).map(|i| self.stretch(i, self.rope_theta.powf(-2.0 * i as f64 / dim))).collect()
     }
 
-    fn stretch(&self, frequency: f64) -> f64 {
+    fn stretch(&self, index: usize, frequency: f64) -> f64 {
         match self.rope_scaling {
             RopeScaling::None => frequency,
+            RopeScaling::Factors(ref factors) => frequency / factors[index],
             RopeScaling::Linear { factor } => frequency / factor,
             RopeScaling::Llama3 { factor, low_frequency, high_frequency, original_context } => {
                 let wavelength = 2.0 * std::f64::consts::PI / frequency;
