@@ -217,7 +217,9 @@ fn llama3(rope: &Keys<'_>) -> Result<RopeScaling, ModelError> {
     let low_frequency = rope.required("low_freq_factor")?;
     let high_frequency = rope.required("high_freq_factor")?;
     if high_frequency <= low_frequency {
-        return Err(rope.wrong("high_freq_factor", format!("is {high_frequency}; more than low_freq_factor is expected")));
+        return Err(
+            rope.wrong("high_freq_factor", format!("is {high_frequency}; more than low_freq_factor is expected"))
+        );
     }
     let original_context = rope.required("original_max_position_embeddings")?;
     Ok(RopeScaling::Llama3 { factor: rope.required("factor")?, low_frequency, high_frequency, original_context })

@@ -19,7 +19,11 @@ impl<'a> Cursor<'a> {
     pub(super) fn bytes(&mut self, count: usize) -> Result<&'a [u8], String> {
         let end = self.at.checked_add(count).filter(|end| *end <= self.bytes.len());
         let end = end.ok_or_else(|| {
-            format!("{count} bytes at byte {} end after the file's {} bytes: it is truncated", self.at, self.bytes.len())
+            format!(
+                "{count} bytes at byte {} end after the file's {} bytes: it is truncated",
+                self.at,
+                self.bytes.len()
+            )
         })?;
         let bytes = &self.bytes[self.at..end];
         self.at = end;

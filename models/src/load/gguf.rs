@@ -38,7 +38,8 @@ impl Gguf {
                 Ok(Some(values.into_iter().map(f64::from).collect()))
             }
             _ => {
-                let what = format!("tensor {GGUF_ROPE_FACTORS} has shape {:?}; one factor a pair is expected", stored.shape);
+                let what =
+                    format!("tensor {GGUF_ROPE_FACTORS} has shape {:?}; one factor a pair is expected", stored.shape);
                 Err(self.file.error(what))
             }
         }
@@ -53,7 +54,9 @@ fn read(file: &Arc<Mapped>) -> Result<(Metadata, BTreeMap<String, Stored>), Stri
     }
     match cursor.u32()? {
         2 | 3 => {}
-        version if matches!(version.swap_bytes(), 1..=3) => return Err("is big-endian; little-endian is expected".into()),
+        version if matches!(version.swap_bytes(), 1..=3) => {
+            return Err("is big-endian; little-endian is expected".into());
+        }
         version => return Err(format!("GGUF version {version} is not supported; 2 or 3 is expected")),
     }
     let tensors = cursor.length("the number of tensors")?;

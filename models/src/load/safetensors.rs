@@ -40,11 +40,13 @@ impl Shards {
         let wrong = |what: String| ModelError::Format { path: path.clone(), what };
         let index = read_json(&path)?;
         let map = index.get("weight_map").and_then(|map| map.as_object());
-        let map = map.ok_or_else(|| wrong("weight_map is missing; an object of tensor to file name is expected".into()))?;
+        let map =
+            map.ok_or_else(|| wrong("weight_map is missing; an object of tensor to file name is expected".into()))?;
         let mut by_file: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (tensor, file) in map {
             let file = file.as_str().filter(|file| is_plain_name(file));
-            let file = file.ok_or_else(|| wrong(format!("tensor {tensor}: a file name in the same folder is expected")))?;
+            let file =
+                file.ok_or_else(|| wrong(format!("tensor {tensor}: a file name in the same folder is expected")))?;
             by_file.entry(file).or_default().push(tensor);
         }
         for (file, tensors) in by_file {
@@ -59,11 +61,15 @@ impl Shards {
     fn add(&mut self, path: &Path) -> Result<(), ModelError> {
         let file = Arc::new(Mapped::open(path)?);
         let (header, metadata) = SafeTensors::read_metadata(file.bytes()).map_err(|error| {
-            file.error(format!("{error}; a whole safetensors file is expected, this one has {} bytes", file.bytes().len()))
+            file.error(format!(
+                "{error}; a whole safetensors file is expected, this one has {} bytes",
+                file.bytes().len()
+            ))
         })?;
         for (name, info) in metadata.tensors() {
             // The data follows the eight bytes of the header's length, and the header.
-            let stored = stored(info, 8 + header, self.files.len()).map_err(|e| file.error(format!("tensor {name}: {e}")))?;
+            let stored =
+                stored(info, 8 + header, self.files.len()).map_err(|e| file.error(format!("tensor {name}: {e}")))?;
             if self.tensors.insert(name.clone(), stored).is_some() {
                 return Err(file.error(format!("tensor {name} is also in another file")));
             }

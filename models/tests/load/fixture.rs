@@ -54,8 +54,7 @@ pub(crate) fn config(spec: &Spec) -> Value {
 pub(crate) fn folder(spec: &Spec, dtype: DType, shards: usize) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     write_json(&folder.path().join("config.json"), &config(spec));
-    let all: Vec<_> =
-        spec.slots().map(|slot| (slot.hugging_face_name(), source(spec).read(slot).unwrap())).collect();
+    let all: Vec<_> = spec.slots().map(|slot| (slot.hugging_face_name(), source(spec).read(slot).unwrap())).collect();
     let mut index = serde_json::Map::new();
     for (shard, tensors) in all.chunks(all.len().div_ceil(shards)).enumerate() {
         let name = match shards {

@@ -69,7 +69,8 @@ fn a_tied_folder_may_also_hold_the_head_and_old_rotary_tables() {
 
 #[test]
 fn rope_parameters_are_read_in_every_spelling() {
-    let llama3 = || RopeScaling::Llama3 { factor: 8.0, low_frequency: 1.0, high_frequency: 4.0, original_context: 64.0 };
+    let llama3 =
+        || RopeScaling::Llama3 { factor: 8.0, low_frequency: 1.0, high_frequency: 4.0, original_context: 64.0 };
     let parameters = json!({"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64});
     let with = |key: &str, kind: &str| {
@@ -122,7 +123,10 @@ fn ggufs_linear_scaling_is_read_in_both_spellings_and_missing_sizes_are_derived(
     let linear = RopeScaling::Linear { factor: 4.0 };
     let tokens = Array(vec![String("a".into()); spec().vocab]);
     let rows = [
-        (gguf().set("llama.rope.scaling.type", String("linear".into())).set("llama.rope.scaling.factor", F32(4.0)), linear.clone()),
+        (
+            gguf().set("llama.rope.scaling.type", String("linear".into())).set("llama.rope.scaling.factor", F32(4.0)),
+            linear.clone(),
+        ),
         (gguf().set("llama.rope.scale_linear", F32(4.0)), linear),
         (gguf().set("llama.rope.scaling.type", String("none".into())), RopeScaling::None),
         (gguf().without("llama.vocab_size").set("tokenizer.ggml.tokens", tokens), RopeScaling::None),

@@ -98,13 +98,21 @@ fn a_damaged_folder_names_the_file_and_the_tensor() {
     damage(1, &cut(single, 0), &[single, "0 bytes"]);
     damage(3, &cut("model-00002-of-00003.safetensors", 4000), &["model-00002-of-00003.safetensors"]);
     damage(3, &remove("model-00003-of-00003.safetensors"), &["cannot read", "model-00003-of-00003.safetensors"]);
-    damage(3, &|folder: &Path| std::fs::write(folder.join("model.safetensors.index.json"), "{").unwrap(), &["index.json", "is not JSON"]);
+    damage(
+        3,
+        &|folder: &Path| std::fs::write(folder.join("model.safetensors.index.json"), "{").unwrap(),
+        &["index.json", "is not JSON"],
+    );
     damage(3, &index(json!([1])), &["index.json", "weight_map", "an object"]);
     damage(3, &index(json!({"model.norm.weight": "../model.safetensors"})), &["model.norm.weight", "same folder"]);
     damage(3, &index(json!({"model.norm.weight": "/etc/passwd"})), &["model.norm.weight", "same folder"]);
     damage(3, &index(json!({"model.norm.weight": 3})), &["model.norm.weight", "a file name"]);
     damage(3, &index(json!({"x": "model-00001-of-00003.safetensors"})), &["tensor x is not in model-00001-of-00003"]);
-    damage(3, &index(json!({"model.embed_tokens.weight": "model-00001-of-00003.safetensors"})), &["is missing", "shape"]);
+    damage(
+        3,
+        &index(json!({"model.embed_tokens.weight": "model-00001-of-00003.safetensors"})),
+        &["is missing", "shape"],
+    );
 }
 
 #[test]
@@ -118,7 +126,10 @@ fn a_folder_with_a_tensor_too_few_too_many_or_of_another_type_names_it() {
         write_safetensors(&folder.path().join("model.safetensors"), &tensors, DType::F32);
         assert_names(&refusal(folder.path()), parts);
     };
-    rewrite(&|tensors| tensors.retain(|(name, _)| name != "model.norm.weight"), &["model.norm.weight", "missing", "[256]"]);
+    rewrite(
+        &|tensors| tensors.retain(|(name, _)| name != "model.norm.weight"),
+        &["model.norm.weight", "missing", "[256]"],
+    );
     rewrite(
         &|tensors| tensors[2].1 = tensors[2].1.narrow(0, 0, 64).unwrap(),
         &["model.layers.0.self_attn.q_proj.weight", "[64, 256]", "[256, 256]"],
@@ -159,7 +170,10 @@ fn a_wrong_gguf_names_the_key_or_the_tensor() {
         (gguf().with("blk.0.attn_q.bias", &[0.0; 256]), &["blk.0.attn_q.bias", "not part of a llama model"]),
         (gguf().with("rope_freqs.weight", &[1.0; 31]), &["rope_freqs.weight", "[31]", "[32]"]),
         (gguf().with("rope_freqs.weight", &[0.0; 32]), &["rope_freqs.weight", "positive"]),
-        (gguf().without("output_norm.weight").with("output_norm.weight", &[1.0; 8]), &["output_norm.weight", "[8]", "[256]"]),
+        (
+            gguf().without("output_norm.weight").with("output_norm.weight", &[1.0; 8]),
+            &["output_norm.weight", "[8]", "[256]"],
+        ),
         (gguf().with("x", &[1.0]).with("x", &[1.0]), &["tensor x stands twice"]),
     ];
     for (gguf, parts) in rows {
@@ -200,7 +214,9 @@ fn a_gguf_with_damaged_bytes_says_where() {
         let (_folder, path) = write_bytes(&bytes);
         assert_names(&refusal(&path), parts);
     }
-    for (keep, part) in [(0, "truncated"), (10, "truncated"), (60, "general.architecture"), (good.len() - 33, "truncated")] {
+    for (keep, part) in
+        [(0, "truncated"), (10, "truncated"), (60, "general.architecture"), (good.len() - 33, "truncated")]
+    {
         let (_folder, path) = write_bytes(&good[..keep]);
         assert_names(&refusal(&path), &["model.gguf", part]);
     }
