@@ -26,5 +26,6 @@ pub mod common;
 pub mod engine;
 pub mod episode;
 pub mod fetch;
+pub mod library;
 pub mod lora;
 pub mod train;

@@ -5,7 +5,10 @@ mod weights;
 
 use super::{Base, LoraError, LoraWeights};
 use crate::common::write_atomic;
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 const CONFIG_FILE: &str = "adapter_config.json";
 /// The file of a PEFT directory that holds the tensors.
@@ -54,18 +57,22 @@ impl PeftFiles {
         Ok(Self { config: read(CONFIG_FILE)?, weights: read(WEIGHTS_FILE)? })
     }
 
-    /// Writes a directory, made if it is missing; files of the same names are replaced.
+    /// Writes a directory, made if it is missing, and returns its files; files of the same names are replaced.
     ///
     /// # Errors
     /// If the directory or a file cannot be written.
-    pub fn write(&self, dir: &Path) -> Result<(), LoraError> {
+    pub fn write(&self, dir: &Path) -> Result<[PathBuf; 2], LoraError> {
         fs::create_dir_all(dir).map_err(|source| LoraError::Io { path: dir.into(), source })?;
-        // The configuration last: whoever sees it finds the tensors too.
-        for (name, bytes) in [(WEIGHTS_FILE, &self.weights), (CONFIG_FILE, &self.config)] {
+        let write = |name: &str, bytes: &[u8]| {
             let path = dir.join(name);
-            write_atomic(&path, bytes).map_err(|source| LoraError::Io { path, source })?;
-        }
-        Ok(())
+            match write_atomic(&path, bytes) {
+                Ok(()) => Ok(path),
+                Err(source) => Err(LoraError::Io { path, source }),
+            }
+        };
+        // The configuration last: whoever sees it finds the tensors too.
+        let weights = write(WEIGHTS_FILE, &self.weights)?;
+        Ok([write(CONFIG_FILE, &self.config)?, weights])
     }
 }
 
