@@ -32,7 +32,9 @@ pub enum LibraryError {
         source: rusqlite::Error,
     },
     /// What is stored is not what was published: quarantine the generation, route elsewhere.
-    #[error("{what} at {path} is damaged ({why}); do not use generation {generation}: route to another, or publish it again")]
+    #[error(
+        "{what} at {path} is damaged ({why}); do not use generation {generation}: route to another, or publish it again"
+    )]
     Damaged {
         /// Which of the generation's objects.
         what: &'static str,

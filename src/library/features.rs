@@ -55,7 +55,11 @@ impl RoutingFeatures {
         let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
         let tensor = file.tensor(TENSOR).map_err(|error| error.to_string())?;
         let (&[_, hidden], Dtype::F32) = (tensor.shape(), tensor.dtype()) else {
-            return Err(format!("tensor {TENSOR} is {:?} {:?}; [prompts, hidden] in F32 is expected", tensor.dtype(), tensor.shape()));
+            return Err(format!(
+                "tensor {TENSOR} is {:?} {:?}; [prompts, hidden] in F32 is expected",
+                tensor.dtype(),
+                tensor.shape()
+            ));
         };
         let values = tensor.data().chunks_exact(4).map(|quad| f32::from_le_bytes([quad[0], quad[1], quad[2], quad[3]]));
         let features = Self { layer, hidden, values: values.collect() };

@@ -54,7 +54,10 @@ impl Index {
 
     /// Runs `work` as one transaction that holds the write lock from its start, so that what it reads is what it builds on.
     /// Nothing of it stays unless it succeeds.
-    pub(super) fn write<T>(&self, work: impl FnOnce(&Change<'_>) -> Result<T, LibraryError>) -> Result<T, LibraryError> {
+    pub(super) fn write<T>(
+        &self,
+        work: impl FnOnce(&Change<'_>) -> Result<T, LibraryError>,
+    ) -> Result<T, LibraryError> {
         let mut connection = self.lock();
         let fail = |source| failure(&self.path, source);
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
@@ -85,7 +88,8 @@ impl Index {
         let read = || {
             let sql = "SELECT id, number FROM generations WHERE name = ?1 AND NOT removed ORDER BY number";
             let mut statement = connection.prepare(sql)?;
-            let rows = statement.query_map([name.as_str()], |row| Ok(Row { id: parsed(row, 0)?, number: row.get(1)? }))?;
+            let rows =
+                statement.query_map([name.as_str()], |row| Ok(Row { id: parsed(row, 0)?, number: row.get(1)? }))?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         };
         read().map_err(|source| failure(&self.path, source))
@@ -126,7 +130,8 @@ impl Change<'_> {
                 "INSERT INTO generations (id, name, number) VALUES (?1, ?2, ?3)",
                 params![id, name.as_str(), row.number],
             )?;
-            let sql = "INSERT INTO skills (name, current) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET current = ?2";
+            let sql =
+                "INSERT INTO skills (name, current) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET current = ?2";
             self.transaction.execute(sql, params![name.as_str(), id])
         };
         work().map(drop).map_err(|source| failure(self.path, source))
@@ -143,9 +148,7 @@ impl Change<'_> {
 }
 
 fn current(connection: &Connection, name: &SkillName) -> rusqlite::Result<Option<Digest>> {
-    connection
-        .query_row("SELECT current FROM skills WHERE name = ?1", [name.as_str()], |row| parsed(row, 0))
-        .optional()
+    connection.query_row("SELECT current FROM skills WHERE name = ?1", [name.as_str()], |row| parsed(row, 0)).optional()
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {

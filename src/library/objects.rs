@@ -114,7 +114,9 @@ mod tests {
         assert_eq!(objects.put(b"abc").unwrap(), blob);
         assert_eq!((blob.digest, blob.bytes), (Digest::of("abc"), 3));
         assert_eq!(objects.get(blob.digest).unwrap(), b"abc");
-        assert!(objects.path(blob.digest).ends_with("ba/7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"));
+        assert!(
+            objects.path(blob.digest).ends_with("ba/7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+        );
         assert_eq!((count(&folder.path().join("tmp")), count(&folder.path().join("objects/ba"))), (0, 1));
     }
 

@@ -1,8 +1,8 @@
 //! Putting generations into the library and taking names out of it: the only writers of the index.
 
 use super::{
-    BaseId, Blobs, FORMAT, Generation, Library, LibraryError, Manifest, Provenance, Removal, RoutingFeatures, RoutingRef,
-    SkillName, episodes, index::Row, store::no_skill,
+    BaseId, Blobs, FORMAT, Generation, Library, LibraryError, Manifest, Provenance, Removal, RoutingFeatures,
+    RoutingRef, SkillName, episodes, index::Row, store::no_skill,
 };
 use crate::{
     episode::Episode,

@@ -386,7 +386,10 @@ mod tests {
             let error = fixture.library.load_adapter(&generation, &base, &fixture.spec).unwrap_err();
             assert!(matches!(error, LibraryError::ForeignBase { .. }));
             let text = error.to_string();
-            assert!(text.contains(&base.name) && text.contains(&fixture.base.name) && text.contains("skill a"), "{text}");
+            assert!(
+                text.contains(&base.name) && text.contains(&fixture.base.name) && text.contains("skill a"),
+                "{text}"
+            );
         }
     }
 
@@ -419,7 +422,10 @@ mod tests {
                 let text = error.to_string();
                 assert!(text.contains(&generation.id.to_string()) && text.contains(path.to_str().unwrap()), "{text}");
                 assert!(text.contains("route to another"), "{text}");
-                assert!(catalogue.entries.iter().any(|entry| entry.generation == sound.id), "the others are still there");
+                assert!(
+                    catalogue.entries.iter().any(|entry| entry.generation == sound.id),
+                    "the others are still there"
+                );
             }
             fs::remove_file(&path).unwrap();
             fs::write(&path, &whole).unwrap();

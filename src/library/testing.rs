@@ -30,7 +30,8 @@ impl Fixture {
 
     pub(super) fn features(&self, seed: u64) -> RoutingFeatures {
         let mut rng = crate::common::Seed::new(seed).rng();
-        let rows: Vec<Vec<f32>> = (0..5).map(|_| (0..self.spec.hidden).map(|_| rng.normal() as f32).collect()).collect();
+        let rows: Vec<Vec<f32>> =
+            (0..5).map(|_| (0..self.spec.hidden).map(|_| rng.normal() as f32).collect()).collect();
         RoutingFeatures::new(1, &rows).unwrap()
     }
 
