@@ -1,6 +1,7 @@
 //! Rows of tokens for one pass: each names its adapter (or none) and, in training, the row whose keys it also attends to.
 
 use crate::Site;
+use socius_kernels::dropout::Mask;
 use std::ops::Range;
 
 /// Seeded LoRA dropout on a row: element `i` of the input of a site is dropped as a pure function of
@@ -14,16 +15,10 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// Writes the factors of the input of `site` at `token` of the row: `0` where dropped, `1 / (1 − p)` where kept.
-    pub fn factors(&self, site: Site, token: usize, factors: &mut [f32]) {
+    /// The mask of the input of `site` at `token` of the row.
+    pub(crate) fn mask(&self, site: Site, token: usize) -> Mask {
         let (layer, projection) = (site.layer as u64, site.projection as u64);
-        let stream = mix(mix(self.key ^ mix(layer << 8 | projection)) ^ token as u64);
-        let kept = 1.0 / (1.0 - self.p);
-        for (i, factor) in factors.iter_mut().enumerate() {
-            // The upper 24 bits as a uniform in [0, 1): exact in f32.
-            let uniform = (mix(stream.wrapping_add(i as u64)) >> 40) as f32 / (1 << 24) as f32;
-            *factor = if uniform < self.p { 0.0 } else { kept };
-        }
+        Mask { p: self.p, key: mix(self.key ^ mix(layer << 8 | projection)), token: token as u64 }
     }
 }
 
