@@ -1,0 +1,5 @@
+//! The whole program against the programs that own its formats, by the traces that `tests/peers` recorded from them.
+
+mod adapters;
+mod peer;
+mod training;
