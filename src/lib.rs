@@ -24,6 +24,7 @@
 pub mod cli;
 pub mod common;
 pub mod engine;
+pub mod envs;
 pub mod episode;
 pub mod fetch;
 pub mod library;

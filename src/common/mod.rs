@@ -3,11 +3,13 @@
 mod digest;
 mod file;
 mod home;
+mod message;
 mod progress;
 mod seed;
 
 pub use digest::{Digest, DigestError};
 pub use file::{sync_dir, write_atomic};
 pub use home::{Home, HomeError};
+pub use message::{Message, Role};
 pub use progress::{Phase, Progress, Report, Silent, Unit};
 pub use seed::{Rng, Seed};

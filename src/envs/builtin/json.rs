@@ -1,0 +1,100 @@
+//! `json`: a strict format. The fields are given; all that can be wrong is how they are written.
+
+use super::super::{
+    Form, HeldOut, Info, Level, Wordings, grade,
+    task::{Task, fill},
+    words,
+};
+use crate::common::Rng;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+/// Fields in the order in which they are named.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Fields {
+    fields: Vec<(String, Value)>,
+}
+
+/// Given fields as one JSON object.
+#[derive(Clone)]
+pub(crate) struct Json;
+
+const WORDINGS: [&str; 5] = [
+    "Write as JSON: {}",
+    "Convert to a JSON object: {}",
+    "Give only JSON for: {}",
+    "Turn these fields into JSON: {}",
+    "Encode as strict JSON: {}",
+];
+
+const TEXTS: [&str; 4] = ["city", "color", "pet", "food"];
+const CITIES: [&str; 16] = [
+    "Paris", "Rome", "Oslo", "Lima", "Cairo", "Delhi", "Tokyo", "Quito", "Berlin", "Madrid", "Dublin", "Seoul",
+    "Hanoi", "Accra", "Boston", "Sydney",
+];
+const COLORS: [&str; 10] = ["red", "blue", "green", "black", "white", "brown", "pink", "gray", "gold", "purple"];
+
+fn text(rng: &mut Rng, key: &str) -> Value {
+    let value = match key {
+        "city" => rng.pick(&CITIES),
+        "color" => rng.pick(&COLORS),
+        "pet" => rng.pick(&words::ANIMALS),
+        _ => rng.pick(&words::FOODS),
+    };
+    Value::from(*value)
+}
+
+impl Task for Json {
+    type Content = Fields;
+
+    fn info(&self) -> Info {
+        Info {
+            name: "json".into(),
+            version: "1".into(),
+            description: "Writes given fields as one JSON object and nothing else.".into(),
+            levels: vec![
+                Level::new("a text and a number", 32),
+                Level::new("two texts and a number", 40),
+                Level::new("two texts, a number and a truth value", 48),
+            ],
+            wordings: Wordings::shared(4, 1),
+            held_out: HeldOut::Items,
+            forms: vec![Form::Direct],
+        }
+    }
+
+    fn candidate(&self, level: u32, rng: &mut Rng) -> Fields {
+        let mut fields = vec![("name".to_owned(), Value::from(*rng.pick(&words::NAMES)))];
+        if level > 1 {
+            let key = *rng.pick(&TEXTS);
+            fields.push((key.to_owned(), text(rng, key)));
+        }
+        fields.push(("age".to_owned(), json!(1 + rng.below(99))));
+        if level > 2 {
+            fields.push(("member".to_owned(), json!(rng.below(2) == 1)));
+        }
+        Fields { fields }
+    }
+
+    fn prompt(&self, content: &Fields, wording: usize) -> String {
+        let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let fields: Vec<_> = content.fields.iter().map(|(key, value)| format!("{key} {}", plain(value))).collect();
+        fill(WORDINGS[wording], &[&fields.join(", ")])
+    }
+
+    fn answer(&self, content: &Fields) -> String {
+        let field = |(key, value): &(String, Value)| format!("{}: {value}", Value::from(key.as_str()));
+        let fields: Vec<_> = content.fields.iter().map(field).collect();
+        format!("{{{}}}", fields.join(", "))
+    }
+
+    /// White space between tokens is free, as it is in JSON; everything else is not.
+    fn strict(&self, answer: &str, reply: &str) -> bool {
+        grade::compact(reply) == grade::compact(answer)
+    }
+
+    fn lenient(&self, answer: &str, reply: &str) -> bool {
+        let wanted: Option<Map<String, Value>> = serde_json::from_str(answer).ok();
+        grade::object(reply).is_some_and(|object| object.as_object() == wanted.as_ref())
+    }
+}

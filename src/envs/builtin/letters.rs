@@ -1,0 +1,152 @@
+//! Tasks on the letters of a word: `reverse`, `count-letter`.
+
+use super::super::{
+    Form, HeldOut, Info, Level, Wordings, grade,
+    task::{Task, fill},
+    words,
+};
+use crate::common::Rng;
+use serde::{Deserialize, Serialize};
+
+/// A word.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Word {
+    word: String,
+}
+
+/// The letters of a word, spaced, backwards.
+#[derive(Clone)]
+pub(crate) struct Reverse;
+
+const REVERSE: [&str; 5] = [
+    "Reverse the letters of the word: {}",
+    "Spell {} backwards, letter by letter.",
+    "Write the letters of {} from last to first.",
+    "Give {} in reverse, one letter at a time.",
+    "What are the letters of {} in backward order?",
+];
+
+impl Task for Reverse {
+    type Content = Word;
+
+    fn info(&self) -> Info {
+        Info {
+            name: "reverse".into(),
+            version: "1".into(),
+            description: "Spells a word backwards, its letters a space apart.".into(),
+            levels: vec![
+                Level::new("words of 3 to 5 letters", 16),
+                Level::new("words of 6 or 7 letters", 20),
+                Level::new("invented words of 6 to 9 letters", 24),
+            ],
+            wordings: Wordings::shared(4, 1),
+            held_out: HeldOut::Items,
+            forms: vec![Form::Direct],
+        }
+    }
+
+    /// A palindrome would be answered by spelling forwards, so it is none.
+    fn candidate(&self, level: u32, rng: &mut Rng) -> Word {
+        let draw = |rng: &mut Rng| match level {
+            1 => (*rng.pick(&words::common_of(3..=5))).to_owned(),
+            2 => (*rng.pick(&words::common_of(6..=7))).to_owned(),
+            _ => {
+                let syllables = 3 + rng.below(2);
+                words::invent(rng, syllables)
+            }
+        };
+        loop {
+            let word = draw(rng);
+            if !word.bytes().eq(word.bytes().rev()) {
+                return Word { word };
+            }
+        }
+    }
+
+    fn prompt(&self, content: &Word, wording: usize) -> String {
+        fill(REVERSE[wording], &[&content.word])
+    }
+
+    fn answer(&self, content: &Word) -> String {
+        content.word.chars().rev().map(String::from).collect::<Vec<_>>().join(" ")
+    }
+
+    fn lenient(&self, answer: &str, reply: &str) -> bool {
+        grade::letters(reply).as_deref() == Some(answer)
+    }
+}
+
+/// How often a letter stands in a word.
+#[derive(Clone)]
+pub(crate) struct CountLetter;
+
+/// A word, a letter, and the most often that the level lets it stand there.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Counted {
+    word: String,
+    letter: char,
+    choices: usize,
+}
+
+const COUNT: [&str; 5] = [
+    "How many times is the letter {} in {}?",
+    "Count the letter {} in the word {}.",
+    "How often does {} occur in {}?",
+    "Give the number of letters {} in {}.",
+    "The letter {} stands how many times in {}?",
+];
+
+/// Words of three to seven letters in which some letter stands exactly `count` times, each with those letters.
+fn words_with(count: usize) -> Vec<(&'static str, Vec<char>)> {
+    let letters = |word: &str| -> Vec<char> {
+        ('a'..='z').filter(|letter| word.chars().filter(|c| c == letter).count() == count).collect()
+    };
+    words::COMMON.iter().map(|word| (*word, letters(word))).filter(|(_, letters)| !letters.is_empty()).collect()
+}
+
+/// Indexed by count: 1, 2, 3.
+static BY_COUNT: std::sync::LazyLock<Vec<Vec<(&'static str, Vec<char>)>>> =
+    std::sync::LazyLock::new(|| (1..=3).map(words_with).collect());
+
+impl Task for CountLetter {
+    type Content = Counted;
+
+    fn info(&self) -> Info {
+        Info {
+            name: "count-letter".into(),
+            version: "1".into(),
+            description: "Counts how often a letter stands in a word.".into(),
+            levels: vec![
+                Level::new("once or twice", 8).baseline(1.0 / 2.0),
+                Level::new("up to three times", 8).baseline(1.0 / 3.0),
+            ],
+            wordings: Wordings::shared(4, 1),
+            held_out: HeldOut::Items,
+            forms: vec![Form::Direct],
+        }
+    }
+
+    /// Counts are equally likely, so that no constant answer gains from their shares in English.
+    fn candidate(&self, level: u32, rng: &mut Rng) -> Counted {
+        let choices = level as usize + 1;
+        let count = rng.below(choices);
+        let (word, letters) = rng.pick(&BY_COUNT[count]).clone();
+        Counted { word: word.to_owned(), letter: *rng.pick(&letters), choices }
+    }
+
+    fn prompt(&self, content: &Counted, wording: usize) -> String {
+        fill(COUNT[wording], &[&content.letter.to_string(), &content.word])
+    }
+
+    fn answer(&self, content: &Counted) -> String {
+        content.word.chars().filter(|&c| c == content.letter).count().to_string()
+    }
+
+    fn lenient(&self, answer: &str, reply: &str) -> bool {
+        grade::number(reply).as_deref() == Some(answer)
+    }
+
+    fn choices(&self, content: &Counted) -> Vec<String> {
+        (1..=content.choices).map(|count| count.to_string()).collect()
+    }
+}

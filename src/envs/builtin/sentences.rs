@@ -1,0 +1,187 @@
+//! Tasks on the words of a phrase: `last-word`, `acronym`, `sort-words`.
+
+use super::super::{
+    Form, HeldOut, Info, Level, Wordings, grade,
+    task::{Task, fill},
+    words,
+};
+use crate::common::Rng;
+use serde::{Deserialize, Serialize};
+
+fn info(name: &str, description: &str, levels: Vec<Level>) -> Info {
+    Info {
+        name: name.into(),
+        version: "1".into(),
+        description: description.into(),
+        levels,
+        wordings: Wordings::shared(4, 1),
+        held_out: HeldOut::Items,
+        forms: vec![Form::Direct],
+    }
+}
+
+/// A sentence.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Sentence {
+    text: String,
+}
+
+/// The last word of a sentence.
+#[derive(Clone)]
+pub(crate) struct LastWord;
+
+const LAST_WORD: [&str; 5] = [
+    "What is the last word of this sentence? {}",
+    "Give only the final word: {}",
+    "Which word ends this sentence? {}",
+    "Repeat just the last word. {}",
+    "Read this and say its very last word: {}",
+];
+
+const ADJECTIVES: [&str; 36] = [
+    "old", "young", "red", "blue", "green", "small", "big", "quiet", "happy", "brave", "tall", "tired", "clever",
+    "lucky", "strange", "gentle", "proud", "lonely", "hungry", "busy", "polite", "angry", "famous", "lazy", "kind",
+    "poor", "rich", "wise", "calm", "silly", "warm", "cold", "dusty", "shiny", "heavy", "golden",
+];
+const PEOPLE: [&str; 24] = [
+    "farmer", "baker", "teacher", "doctor", "pilot", "sailor", "singer", "dancer", "painter", "writer", "gardener",
+    "student", "soldier", "hunter", "driver", "tailor", "lawyer", "nurse", "king", "queen", "child", "woman", "man",
+    "girl",
+];
+const VERBS: [&str; 24] = [
+    "found", "sold", "bought", "painted", "carried", "saw", "liked", "lost", "drew", "wanted", "moved", "cleaned",
+    "touched", "followed", "watched", "forgot", "loved", "hid", "fixed", "took", "brought", "left", "heard", "chose",
+];
+const PLACES: [&str; 8] = ["near", "behind", "beside", "under", "with", "without", "before", "after"];
+
+impl Task for LastWord {
+    type Content = Sentence;
+
+    fn info(&self) -> Info {
+        let levels = vec![Level::new("6 words", 8), Level::new("10 words", 8), Level::new("15 words, two clauses", 8)];
+        info("last-word", "Repeats only the last word of a sentence.", levels)
+    }
+
+    fn candidate(&self, level: u32, rng: &mut Rng) -> Sentence {
+        let nouns = words::pick_distinct(rng, &words::NOUNS, 3);
+        let clause = |rng: &mut Rng, noun: &str| format!("{} {} the {noun}", rng.pick(&PEOPLE), rng.pick(&VERBS));
+        let mut text = format!("The {} {}", rng.pick(&ADJECTIVES), clause(rng, nouns[0]));
+        if level > 1 {
+            text += &format!(" {} the {} {}", rng.pick(&PLACES), rng.pick(&ADJECTIVES), nouns[1]);
+        }
+        if level > 2 {
+            text += &format!(", and the {}", clause(rng, nouns[2]));
+        }
+        Sentence { text: text + "." }
+    }
+
+    fn prompt(&self, content: &Sentence, wording: usize) -> String {
+        fill(LAST_WORD[wording], &[&content.text])
+    }
+
+    fn answer(&self, content: &Sentence) -> String {
+        let last = content.text.split_whitespace().last().unwrap_or_default();
+        last.trim_end_matches('.').to_owned()
+    }
+
+    fn lenient(&self, answer: &str, reply: &str) -> bool {
+        grade::word(reply).as_deref() == Some(answer)
+    }
+}
+
+/// Some words.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Words {
+    words: Vec<String>,
+}
+
+/// The first letters of some words, as capitals.
+#[derive(Clone)]
+pub(crate) struct Acronym;
+
+const ACRONYM: [&str; 5] = [
+    "Write the acronym: {}",
+    "What is the acronym of {}?",
+    "Abbreviate to initials: {}",
+    "Join the first letters of {}.",
+    "Which initials stand for {}?",
+];
+
+impl Task for Acronym {
+    type Content = Words;
+
+    fn info(&self) -> Info {
+        let levels = [3, 4, 5].map(|count| Level::new(format!("{count} words"), 12));
+        info("acronym", "Joins the first letters of some words to an acronym in capitals.", levels.into())
+    }
+
+    fn candidate(&self, level: u32, rng: &mut Rng) -> Words {
+        let title = |word: &str| word[..1].to_uppercase() + &word[1..];
+        let chosen = words::pick_distinct(rng, &words::COMMON, level as usize + 2);
+        Words { words: chosen.into_iter().map(title).collect() }
+    }
+
+    fn prompt(&self, content: &Words, wording: usize) -> String {
+        fill(ACRONYM[wording], &[&content.words.join(" ")])
+    }
+
+    fn answer(&self, content: &Words) -> String {
+        content.words.iter().filter_map(|word| word.chars().next()).collect()
+    }
+
+    fn lenient(&self, answer: &str, reply: &str) -> bool {
+        grade::capitals(reply).as_deref() == Some(answer)
+    }
+}
+
+/// Some words in the order of the alphabet.
+#[derive(Clone)]
+pub(crate) struct SortWords;
+
+const SORT: [&str; 5] = [
+    "Sort these words alphabetically: {}",
+    "Put in alphabetical order: {}",
+    "Write these words from A to Z: {}",
+    "Alphabetize: {}",
+    "Which order would a dictionary give these words? {}",
+];
+
+impl Task for SortWords {
+    type Content = Words;
+
+    fn info(&self) -> Info {
+        let levels = vec![
+            Level::new("3 words with different first letters", 16),
+            Level::new("4 words with different first letters", 20),
+            Level::new("5 words, at least two with the same first letter", 26),
+        ];
+        info("sort-words", "Puts words into alphabetical order, a space apart.", levels)
+    }
+
+    fn candidate(&self, level: u32, rng: &mut Rng) -> Words {
+        loop {
+            let words = words::pick_distinct(rng, &words::COMMON, level as usize + 2);
+            let mut first: Vec<_> = words.iter().map(|word| word.as_bytes()[0]).collect();
+            first.sort_unstable();
+            first.dedup();
+            // Words that stand in order already would be answered by an echo.
+            if !words.is_sorted() && (first.len() == words.len()) == (level < 3) {
+                return Words { words: words.into_iter().map(str::to_owned).collect() };
+            }
+        }
+    }
+
+    fn prompt(&self, content: &Words, wording: usize) -> String {
+        fill(SORT[wording], &[&content.words.join(" ")])
+    }
+
+    fn answer(&self, content: &Words) -> String {
+        let mut words: Vec<&str> = content.words.iter().map(String::as_str).collect();
+        words.sort_unstable();
+        words.join(" ")
+    }
+
+    fn lenient(&self, answer: &str, reply: &str) -> bool {
+        grade::words(reply).as_deref() == Some(answer)
+    }
+}

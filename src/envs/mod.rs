@@ -1,0 +1,29 @@
+//! Tasks, graders and the process protocol: text in, reward out. Never sees tokens or models.
+//!
+//! ```
+//! use socius::{common::Seed, envs::{self, Outcome, Query, Split}};
+//!
+//! let env = envs::find("reverse")?;
+//! let item = envs::item(&*env, &Query::new(Split::Train, 1), Seed::new(1), 0)?;
+//! let mut session = env.start(&item)?;
+//! let reply = session.teacher().unwrap();
+//! let Outcome::Done(grade) = session.act(&reply)? else { unreachable!("one turn") };
+//! assert!(grade.strict && grade.lenient && grade.reward == 1.0);
+//! # Ok::<(), envs::EnvError>(())
+//! ```
+
+mod builtin;
+mod environment;
+mod error;
+mod grade;
+mod item;
+mod registry;
+mod task;
+#[cfg(test)]
+mod tests;
+mod words;
+
+pub use environment::{Environment, Grade, Info, Level, Outcome, Session, answer};
+pub use error::EnvError;
+pub use item::{Form, HeldOut, Item, Phrasing, Query, Split, Wordings, canonical, item, items};
+pub use registry::{Example, NAMES, all, example, find};

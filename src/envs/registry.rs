@@ -1,0 +1,101 @@
+//! The built-in environments by name. Never knows how they work.
+
+use super::{
+    EnvError, Environment, Form, Phrasing, Query, Split,
+    builtin::{json::Json, letters, numbers, sentences},
+    item,
+    task::SingleTurn,
+};
+use crate::common::Seed;
+
+/// The names of the built-in environments.
+pub const NAMES: [&str; 8] =
+    ["reverse", "last-word", "acronym", "sort-words", "count-letter", "add", "compare", "json"];
+
+/// The environment called `name`. Those of invented facts take a world after an `@`: `cipher@7` has other facts than `cipher`.
+///
+/// # Errors
+/// No such name.
+pub fn find(name: &str) -> Result<Box<dyn Environment>, EnvError> {
+    Ok(match name {
+        "reverse" => Box::new(SingleTurn::new(letters::Reverse)),
+        "count-letter" => Box::new(SingleTurn::new(letters::CountLetter)),
+        "last-word" => Box::new(SingleTurn::new(sentences::LastWord)),
+        "acronym" => Box::new(SingleTurn::new(sentences::Acronym)),
+        "sort-words" => Box::new(SingleTurn::new(sentences::SortWords)),
+        "add" => Box::new(SingleTurn::new(numbers::Add)),
+        "compare" => Box::new(SingleTurn::new(numbers::Compare)),
+        "json" => Box::new(SingleTurn::new(Json)),
+        _ => return Err(unknown(name)),
+    })
+}
+
+/// All built-in environments, in the order of [`NAMES`].
+pub fn all() -> Vec<Box<dyn Environment>> {
+    NAMES.iter().map(|name| find(name).expect("every listed name is found")).collect()
+}
+
+/// A question and its right (first) reply, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Example {
+    /// What the environment says first.
+    pub prompt: String,
+    /// What is right to reply; none where the environment does not reveal it.
+    pub reply: Option<String>,
+}
+
+/// An example of a level, from the training split.
+///
+/// # Errors
+/// No such level; a process that fails.
+pub fn example(env: &dyn Environment, level: u32) -> Result<Example, EnvError> {
+    let query = Query { split: Split::Train, level, form: Form::Direct, phrasing: Phrasing::Any };
+    let session = env.start(&item(env, &query, Seed::new(0), 0)?)?;
+    let prompt = session.observe().iter().map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n");
+    Ok(Example { prompt, reply: session.teacher() })
+}
+
+fn unknown(name: &str) -> EnvError {
+    // What was left out at the end weighs less than a wrong letter: "sort" is nearer to "sort-words" than to "json".
+    let distance = |known: &&&str| if known.starts_with(name) { 1 } else { edits(name, known) };
+    let nearest = NAMES.iter().min_by_key(distance).copied().unwrap_or_default();
+    EnvError::Unknown { name: name.to_owned(), nearest: nearest.to_owned(), known: NAMES.join(", ") }
+}
+
+/// Edit distance (Levenshtein 1966), row by row.
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let best = (diagonal + usize::from(x != *y)).min(row[j] + 1).min(row[j + 1] + 1);
+            diagonal = std::mem::replace(&mut row[j + 1], best);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_name_is_answered_with_the_nearest_and_all_known() {
+        for (name, nearest) in [("revers", "reverse"), ("sort", "sort-words"), ("jsn", "json")] {
+            let error = find(name).err().unwrap().to_string();
+            assert!(error.contains(&format!("did you mean {nearest:?}")) && error.contains("last-word"), "{error}");
+        }
+        assert_eq!([edits("", "ab"), edits("kitten", "sitting"), edits("é", "e")], [2, 3, 1]);
+    }
+
+    #[test]
+    fn every_environment_has_an_example_of_each_level() {
+        for env in all() {
+            for level in 1..=env.info().levels.len() as u32 {
+                let example = example(&*env, level).unwrap();
+                assert!(!example.prompt.is_empty() && example.reply.is_some_and(|reply| !reply.is_empty()));
+            }
+        }
+    }
+}
