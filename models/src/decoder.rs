@@ -2,7 +2,9 @@
 //! half is computed, nor a tensor.
 
 use crate::half::{At, Halves, Pass};
-use crate::{Adapter, Batch, HeadGradient, KvSequence, ModelError, Projection, Scores, Spec, Target, TargetTokens};
+use crate::{
+    Adapter, Batch, HeadGradient, KvSequence, ModelError, Projection, Scores, Span, Spec, Target, TargetTokens,
+};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -74,6 +76,14 @@ impl<H: Halves> Decoder<H> {
         recorded: Range<usize>,
         mut sequences: Option<&mut [&mut KvSequence]>,
     ) -> Result<Walked<H>, ModelError> {
+        if sequences.is_none() {
+            let spans = pass.batch.spans();
+            let start = |span: &Span| span.prefix.map_or(0, |prefix| spans[prefix].tokens.len());
+            assert!(
+                spans.iter().all(|span| span.position == start(span)),
+                "without sequences a row starts at its prefix or at 0"
+            );
+        }
         let mut saved = Vec::with_capacity(recorded.len());
         let mut x = self.halves.embed(pass.batch.tokens())?;
         for half in 0..recorded.end {

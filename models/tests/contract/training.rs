@@ -1,7 +1,8 @@
 //! Scores and gradients.
 
-use super::{Form, Learner, forms, learners, logits, token};
-use socius_models::{Adapter, Batch, Dropout, HeadGradient, Row, Target, TargetTokens};
+use super::{Form, Learner, SEED, forms, learners, logits, specs, token};
+use candle_core::Device;
+use socius_models::{Adapter, Batch, Dropout, Dtype, HeadGradient, Model, RandomSource, Row, Target, TargetTokens};
 
 const PROMPT: [u32; 4] = [5, 17, 3, 96];
 
@@ -196,5 +197,29 @@ fn dropout_is_a_function_of_the_rows_key_alone() {
         form.assert_same("a dropped row behind another", &score(&[row(2), row(1)], 5), &alone);
         assert_ne!(score(&[row(2)], 2), alone, "another key drops other values");
         assert_ne!(score(&[Row::new(&tokens).under(Some(0))], 2), alone, "dropout drops");
+    }
+}
+
+#[test]
+fn bf16_rounds_weights_and_inputs_and_nothing_that_matters() {
+    let load = [Model::load_reference, Model::load];
+    for (spec, load) in specs().into_iter().flat_map(|spec| load.map(|load| (spec.clone(), load))) {
+        let learners = learners(&spec);
+        let run = |dtype| {
+            let source = RandomSource { spec: spec.clone(), seed: SEED };
+            let model = load(spec.clone(), &source, &Device::Cpu, dtype).expect("random weights load");
+            let form = Form { name: format!("{dtype:?}, {} heads", spec.heads), model, bound: 0.0 };
+            let mut gradients = zeros(&learners);
+            accumulate(&form, &rows(), &learners, &mut gradients);
+            let adapters: Vec<_> = learners.iter().map(Learner::adapter).collect();
+            (logits(&form.model, &[Row::new(&PROMPT).under(Some(0))], &adapters), gradients.concat())
+        };
+        let (exact, rounded) = (run(Dtype::F32), run(Dtype::Bf16));
+        for (what, exact, rounded) in [("logits", exact.0, rounded.0), ("gradients", exact.1, rounded.1)] {
+            let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>().sqrt();
+            let gap = norm(&mut exact.iter().zip(&rounded).map(|(a, b)| a - b)) / norm(&mut exact.iter().copied());
+            // bf16 keeps 8 bits: one rounding moves a value by up to 2⁻⁹ of it, a dozen in a row by a few times that.
+            assert!(gap > 1e-4 && gap < 3e-2, "{what} of {} heads move by {gap}", spec.heads);
+        }
     }
 }
