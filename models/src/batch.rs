@@ -1,7 +1,6 @@
 //! Rows of tokens for one pass: each names its adapter (or none) and, in training, the row whose keys it also attends to.
 
 use crate::Site;
-use socius_kernels::dropout::Mask;
 use std::ops::Range;
 
 /// Seeded LoRA dropout on a row: element `i` of the input of a site is dropped as a pure function of
@@ -15,10 +14,16 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// The mask of the input of `site` at `token` of the row.
-    pub(crate) fn mask(&self, site: Site, token: usize) -> Mask {
+    /// Writes the factors of the input of `site` at `token` of the row: `0` where dropped, `1 / (1 − p)` where kept.
+    pub fn factors(&self, site: Site, token: usize, factors: &mut [f32]) {
         let (layer, projection) = (site.layer as u64, site.projection as u64);
-        Mask { p: self.p, key: mix(self.key ^ mix(layer << 8 | projection)), token: token as u64 }
+        let stream = mix(mix(self.key ^ mix(layer << 8 | projection)) ^ token as u64);
+        let kept = 1.0 / (1.0 - self.p);
+        for (i, factor) in factors.iter_mut().enumerate() {
+            // The upper 24 bits as a uniform in [0, 1): exact in f32.
+            let uniform = (mix(stream.wrapping_add(i as u64)) >> 40) as f32 / (1 << 24) as f32;
+            *factor = if uniform < self.p { 0.0 } else { kept };
+        }
     }
 }
 
@@ -142,5 +147,49 @@ impl Batch {
             }
         }
         segments
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Projection;
+
+    #[test]
+    fn dropout_drops_a_share_p_whatever_key_site_or_token() {
+        for p in [0.0, 0.1, 0.5, 0.9] {
+            for (key, layer, projection, token) in [
+                (0, 0, Projection::Q, 0),
+                (0, 0, Projection::Q, 1),
+                (1, 0, Projection::Q, 0),
+                (9, 7, Projection::Down, 3),
+            ] {
+                let mut factors = vec![f32::NAN; 40_000];
+                Dropout { p, key }.factors(Site { layer, projection }, token, &mut factors);
+                assert!(factors.iter().all(|&f| f == 0.0 || f == 1.0 / (1.0 - p)));
+                let dropped = factors.iter().filter(|&&f| f == 0.0).count() as f32 / 40_000.0;
+                // Five standard errors.
+                assert!((dropped - p).abs() <= 5.0 * (p * (1.0 - p) / 40_000.0).sqrt(), "{dropped} for {p}");
+            }
+        }
+    }
+
+    #[test]
+    fn neighbouring_keys_sites_and_tokens_drop_independently() {
+        let mask = |key, layer, projection, token| {
+            let mut factors = vec![0.0; 10_000];
+            Dropout { p: 0.5, key }.factors(Site { layer, projection }, token, &mut factors);
+            factors
+        };
+        let first = mask(0, 0, Projection::Q, 0);
+        for other in [
+            mask(1, 0, Projection::Q, 0),
+            mask(0, 1, Projection::Q, 0),
+            mask(0, 0, Projection::K, 0),
+            mask(0, 0, Projection::Q, 1),
+        ] {
+            let agree = first.iter().zip(&other).filter(|(a, b)| a == b).count();
+            assert!((4_750..5_250).contains(&agree), "{agree} of 10,000 agree");
+        }
     }
 }

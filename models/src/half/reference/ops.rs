@@ -136,12 +136,11 @@ pub(super) fn dropout(x: &Tensor, spans: &[Span], site: Site) -> Result<Tensor> 
         return Ok(x.clone());
     }
     let width = x.dim(1)?;
-    let ones = vec![1f32; width];
     let mut factors = vec![1f32; x.elem_count()];
     for span in spans {
         let Some(dropout) = span.dropout else { continue };
         let own = factors[span.tokens.start * width..span.tokens.end * width].chunks_exact_mut(width);
-        own.enumerate().for_each(|(token, factors)| dropout.mask(site, token).apply(&ones, factors));
+        own.enumerate().for_each(|(token, factors)| dropout.factors(site, token, factors));
     }
     x * Tensor::from_vec(factors, x.shape(), x.device())?.to_dtype(x.dtype())?
 }
