@@ -9,12 +9,16 @@
 //! Shapes that do not fit are the caller's bug and panic.
 
 pub mod attention;
-pub mod dropout;
+mod elementwise;
 mod gemm;
+pub mod head;
 pub mod linear;
 pub mod lora;
+pub mod norm;
+pub mod rope;
 mod scratch;
 mod simd;
+pub mod swiglu;
 #[cfg(test)]
 mod testing;
 

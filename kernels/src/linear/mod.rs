@@ -306,7 +306,7 @@ impl Packed {
         match &self.panels {
             Panels::Bf16(words) => {
                 let word = words[first * self.inputs.div_ceil(2) + input / 2 * width + output - first];
-                f32::from_bits(if input % 2 == 0 { word << 16 } else { word & 0xffff_0000 })
+                f32::from_bits(if input.is_multiple_of(2) { word << 16 } else { word & 0xffff_0000 })
             }
             Panels::F32(words) => words[first * self.inputs + input * width + output - first],
         }

@@ -54,7 +54,7 @@ pub(super) unsafe fn run_floats(variant: Variant, tiles: Floats) {
 pub(super) unsafe fn run_pairs(variant: Variant, tiles: Tiles) {
     assert!(simd::variants().contains(&variant), "{} is not of this machine", variant.name());
     match variant {
-        // SAFETY (all): the machine has the instruction set by the assertion; pointers are the caller's promise.
+        // SAFETY: the machine has the instruction set by the assertion; pointers are the caller's promise.
         #[cfg(target_arch = "x86_64")]
         Variant::Avx512Bf16 => unsafe { avx512bf16(tiles) },
         // SAFETY: as above.

@@ -10,7 +10,6 @@
 //! Error: each of the products is within the bound of the small matrix product, 2(k+2)·2⁻²⁴ relative to the sum of absolute
 //! terms, k being in, rank, out or the number of tokens; in chains the bounds add.
 
-use crate::dropout::Mask;
 use crate::gemm::{Gemm, transpose};
 use crate::scratch;
 use crate::simd::{self, Kernel, Shared, Simd, Variant};
@@ -45,15 +44,19 @@ pub struct Adapted<'a> {
 }
 
 /// What the linear reads.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Input<'a> {
     /// `[rows, in]`.
     pub x: &'a [f32],
     /// Width of `x`.
     pub width: usize,
-    /// Dropout on the adapters' input, one for each row of `x`; none in serving.
-    pub dropout: Option<&'a [Option<Mask>]>,
+    /// Dropout on the adapters' input; none in serving.
+    pub dropout: Option<Mask<'a>>,
 }
+
+/// Writes the factors of a row's input (0 where dropped, `1 / (1 − p)` where kept) and says true, or says false where nothing
+/// is dropped. A pure function of the row: the backward pass asks again.
+pub type Mask<'a> = &'a (dyn Fn(usize, &mut [f32]) -> bool + Sync);
 
 /// Where an adapter's gradients are added.
 #[derive(Debug)]
@@ -87,7 +90,6 @@ pub fn backward(input: Input<'_>, adapted: &[Adapted<'_>], through: Backward<'_>
 fn check(input: Input<'_>, adapted: &[Adapted<'_>], outputs: usize) {
     let rows = input.x.len() / input.width;
     assert_eq!(input.x.len(), rows * input.width, "x is [rows, {}]", input.width);
-    assert!(input.dropout.is_none_or(|masks| masks.len() == rows), "one mask for each of {rows} rows");
     let mut all: Vec<&Range<usize>> = Vec::new();
     for Adapted { factors, rows } in adapted {
         assert_eq!(factors.a.len(), factors.rank * input.width, "A is [{}, {}]", factors.rank, input.width);
@@ -123,11 +125,12 @@ fn each<T: Sync>(tasks: &[T], task: impl Fn(&T) + Sync + Send) {
 /// `rows` of the adapters' input: x itself, or the masked copy in `buffer`.
 fn masked<'a>(input: Input<'a>, rows: &Range<usize>, buffer: &'a mut [f32]) -> &'a [f32] {
     let of = |row: usize| &input.x[row * input.width..(row + 1) * input.width];
-    let Some(masks) = input.dropout else { return &input.x[rows.start * input.width..rows.end * input.width] };
+    let Some(mask) = input.dropout else { return &input.x[rows.start * input.width..rows.end * input.width] };
     for (row, out) in rows.clone().zip(buffer.chunks_exact_mut(input.width)) {
-        match masks[row] {
-            Some(mask) => mask.apply(of(row), out),
-            None => out.copy_from_slice(of(row)),
+        if mask(row, out) {
+            out.iter_mut().zip(of(row)).for_each(|(out, x)| *out *= x);
+        } else {
+            out.copy_from_slice(of(row));
         }
     }
     buffer
@@ -197,7 +200,7 @@ fn backward_as(
         each(&pieces(adapted), |(i, rows)| {
             let factors = adapted[*i].factors;
             let count = rows.len();
-            // SAFETY (all): pieces are disjoint rows, and each has room for the largest rank.
+            // SAFETY: pieces are disjoint rows, and each has room for the largest rank.
             let h = unsafe { shared.0.slice(rows.start * rank, count * factors.rank) };
             // SAFETY: as above.
             let dh = unsafe { shared.1.slice(rows.start * rank, count * factors.rank) };
@@ -227,15 +230,17 @@ fn add_input_gradient(
 ) {
     let (width, rank) = (input.width, factors.rank);
     let a = (factors.a, width);
-    let Some(masks) = input.dropout else {
+    let Some(mask) = input.dropout else {
         return multiply(variant, (dh, (rank, 1)), a, (dx, rows.len(), width), rank, true);
     };
-    scratch::with(dx.len(), |d| {
+    scratch::with(dx.len() + width, |buffer| {
+        let (d, factors) = buffer.split_at_mut(dx.len());
         multiply(variant, (dh, (rank, 1)), a, (d, rows.len(), width), rank, false);
         for ((row, d), dx) in rows.clone().zip(d.chunks_exact(width)).zip(dx.chunks_exact_mut(width)) {
-            match masks[row] {
-                Some(mask) => mask.add(d, dx),
-                None => dx.iter_mut().zip(d).for_each(|(dx, d)| *dx += d),
+            if mask(row, factors) {
+                dx.iter_mut().zip(d).zip(&*factors).for_each(|((dx, d), factor)| *dx += d * factor);
+            } else {
+                dx.iter_mut().zip(d).for_each(|(dx, d)| *dx += d);
             }
         }
     });
