@@ -1,6 +1,12 @@
 //! The binary as a script meets it: exit codes, the JSON line, help, an empty home.
 
 use serde_json::Value;
+use socius::{
+    common::Digest,
+    library::{BaseId, Candidate, Comparison, Library, Provenance, Score},
+    lora::{LoraConfig, LoraWeights},
+};
+use socius_models::{Projection, Spec};
 use std::{
     path::Path,
     process::{Command, Output},
@@ -117,7 +123,7 @@ fn an_empty_home_is_enough_and_a_model_of_ones_own_is_registered_in_it() {
     std::fs::write(&file, "GGUF").unwrap();
     let pulled = json(&socius(home.path(), &["pull", file.to_str().unwrap(), "--json"]));
     assert_eq!(pulled["bytes"], 4);
-    assert_eq!(pulled["digest"], socius::common::Digest::of("GGUF").to_string());
+    assert_eq!(pulled["digest"], Digest::of("GGUF").to_string());
     let models = json(&socius(home.path(), &["models", "--json"]));
     assert_eq!(models["models"][0]["path"], pulled["path"]);
     assert_eq!(models["models"][0]["present"], true);
@@ -131,4 +137,93 @@ fn each_shell_gets_its_completions() {
         let output = socius(home.path(), &["completions", shell]);
         assert!(text(&output.stdout).contains("completions"), "{shell}");
     }
+}
+
+/// Two generations of a skill, as learning leaves them.
+fn publish(home: &Path) -> Library {
+    let library = Library::open(&home.join("socius/library")).unwrap();
+    let spec = Spec::tiny();
+    let config = LoraConfig::uniform(4, 8.0, &[Projection::Q]);
+    let layout = config.layout(&spec).unwrap();
+    let score = |strict| Score { strict, lenient: strict, items: 256, ci95: [strict - 0.05, strict + 0.05] };
+    for generation in 1..=2_u8 {
+        let theta = vec![f32::from(generation); layout.len()];
+        let lora = LoraWeights { config: config.clone(), layout: layout.clone(), theta };
+        let base = BaseId { name: "org/Tiny".into(), digest: Digest::of("w"), tokenizer: Digest::of("t") };
+        let provenance = Provenance {
+            test: Some(Comparison { before: score(0.0), after: score(0.75) }),
+            ..Provenance::imported("2025-01-02T03:04:05Z".parse().unwrap())
+        };
+        let name = "reverse".parse().unwrap();
+        let description = "letters backwards".to_owned();
+        let candidate =
+            Candidate { name, description, base, spec: &spec, lora: &lora, episodes: &[], routing: None, provenance };
+        library.publish(&candidate).unwrap();
+    }
+    library
+}
+
+#[test]
+fn skills_are_listed_shown_exported_and_removed() {
+    let home = empty();
+    publish(home.path());
+    let run = |args: &[&str]| json(&socius(home.path(), &[&["skills"], args, &["--json"]].concat()));
+    let skills = &run(&["list"])["skills"];
+    let skill = &skills[0];
+    assert_eq!(skills.as_array().unwrap().len(), 1);
+    assert_eq!((&skill["name"], &skill["base"], &skill["rank"]), (&"reverse".into(), &"org/Tiny".into(), &4.into()));
+    assert_eq!((&skill["before"], &skill["after"]), (&0.0.into(), &0.75.into()));
+    assert!(skill["bytes"].as_u64().unwrap() > 0 && skill["parents"].as_array().unwrap().is_empty());
+    let generations = &run(&["history", "reverse"])["generations"];
+    assert_eq!(generations[1]["generation"], skill["generation"]);
+    assert_eq!(run(&["show", "reverse@1"])["generation"], generations[0]["generation"]);
+    assert_eq!(run(&["show", "reverse"])["provenance"]["learner"], "import");
+    let folder = home.path().join("out");
+    let files = &run(&["export", "reverse", folder.to_str().unwrap()])["files"];
+    assert!(files.as_array().unwrap().iter().all(|file| Path::new(file.as_str().unwrap()).is_file()));
+    assert!(folder.join("adapter_config.json").is_file());
+    let people = socius(home.path(), &["skills", "list"]);
+    assert!(text(&people.stdout).starts_with("reverse@2") && text(&people.stdout).contains("0.0 → 75.0 %"));
+    let people = socius(home.path(), &["skills", "show", "reverse"]);
+    assert!(text(&people.stdout).contains("75.0 % strict [70.0, 80.0] on 256"));
+    assert_eq!(run(&["remove", "reverse"])["removed"], "reverse");
+    assert!(run(&["list"])["skills"].as_array().unwrap().is_empty());
+    assert!(run(&["show", "reverse"])["error"].as_str().unwrap().contains("reverse"));
+}
+
+#[test]
+fn the_doctor_names_what_is_wrong_and_nothing_when_all_is_well() {
+    let home = empty();
+    let doctor = || json(&socius(home.path(), &["doctor", "--json"]));
+    let well = doctor();
+    assert_eq!(well["problems"], Value::Array(vec![]), "{well}");
+    assert!(well["cores"].as_u64().unwrap() > 0 && well["devices"].as_array().unwrap().contains(&"cpu".into()));
+    assert!(well["simd"].as_array().unwrap().contains(&"portable".into()) && well["skills"] == 0);
+    assert!(!home.path().join("socius").exists(), "looking creates nothing");
+
+    let library = publish(home.path());
+    let file = home.path().join("mine.gguf");
+    std::fs::write(&file, "GGUF").unwrap();
+    socius(home.path(), &["pull", file.to_str().unwrap()]);
+    let well = doctor();
+    assert_eq!((&well["skills"], well["models"].as_array().unwrap().len()), (&1.into(), 1));
+    assert_eq!(well["problems"], Value::Array(vec![]), "{well}");
+
+    std::fs::write(&file, "tampered").unwrap();
+    let digest = library.list().unwrap().generations[0].id.to_string();
+    std::fs::write(library.root().join("objects").join(&digest[..2]).join(&digest[2..]), "tampered").unwrap();
+    let ill = doctor();
+    let problems: Vec<_> =
+        ill["problems"].as_array().unwrap().iter().map(|problem| problem.as_str().unwrap()).collect();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems[0].contains("damaged") && problems[1].contains("mine.gguf"), "{problems:?}");
+}
+
+#[test]
+fn a_home_that_cannot_be_written_is_said_to_be() {
+    let home = empty();
+    std::fs::write(home.path().join("socius"), "a file").unwrap();
+    let doctor = json(&socius(home.path(), &["doctor", "--json"]));
+    assert!(doctor["problems"][0].as_str().unwrap().contains("SOCIUS_HOME"), "{doctor}");
+    assert_eq!(socius(home.path(), &["skills", "list"]).status.code(), Some(1));
 }

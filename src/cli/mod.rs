@@ -4,9 +4,11 @@
 //! line on stderr), 2 usage.
 
 mod completions;
+mod doctor;
 mod interrupt;
 mod models;
 mod pull;
+mod skills;
 mod terminal;
 mod text;
 
@@ -37,6 +39,8 @@ Data lives in $SOCIUS_HOME, else in the platform's data folder.";
 enum Command {
     Pull(pull::Args),
     Models(models::Args),
+    Skills(skills::Args),
+    Doctor(doctor::Args),
     Completions(completions::Args),
 }
 
@@ -45,6 +49,8 @@ impl Command {
         match self {
             Self::Pull(args) => pull::run(args, terminal),
             Self::Models(args) => models::run(args, terminal),
+            Self::Skills(args) => skills::run(args, terminal),
+            Self::Doctor(args) => doctor::run(args, terminal),
             Self::Completions(args) => completions::run(args, terminal),
         }
     }

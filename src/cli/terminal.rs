@@ -37,11 +37,6 @@ impl Terminal {
         Self { json, live: io::stderr().is_terminal(), work: None }
     }
 
-    /// Whether people read stdout, not a program.
-    pub(super) fn for_people(&self) -> bool {
-        !self.json
-    }
-
     /// A line of the result, for people; nothing with `--json`.
     pub(super) fn line(&mut self, line: impl AsRef<str>) -> io::Result<()> {
         self.clear();

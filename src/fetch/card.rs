@@ -18,8 +18,8 @@ pub struct Card {
     pub licence: String,
     /// Number of weights.
     pub parameters: u64,
-    /// Where its makers describe it.
-    pub homepage: String,
+    /// The hub id that its makers gave these weights, whatever form they come in here: what adapters name as their base.
+    pub base: Option<String>,
     /// A chat template that replaces the checkpoint's own.
     pub chat_template: Option<String>,
     /// The files, each with the digest that any source must give.
@@ -29,6 +29,11 @@ pub struct Card {
 }
 
 impl Card {
+    /// See [`Card::base`].
+    pub fn base_name(&self) -> Option<&str> {
+        self.base.as_deref()
+    }
+
     /// Size of all files.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()

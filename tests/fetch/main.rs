@@ -77,7 +77,7 @@ fn card_of(content: &[u8], sources: &str) -> &'static Card {
             description = "a test"
             licence = "MIT"
             parameters = 1
-            homepage = "https://example.org"
+            base = "makers/tiny"
             [[files]]
             name = "tiny.gguf"
             bytes = {}

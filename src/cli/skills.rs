@@ -1,0 +1,184 @@
+//! `socius skills`: what the library holds, in and out of it. Never runs a model.
+
+use super::{Terminal, text};
+use crate::{
+    common::{Home, Report},
+    library::{Export, Generation, Library, Listing, Score, SkillName, SkillRef, SkillSummary},
+};
+use clap::Subcommand;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// List, inspect, export and remove skills
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  socius skills list
+  socius skills show reverse
+  socius skills export reverse ./reverse-lora")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// List the current generation of every skill
+    #[command(after_help = "\
+Examples:
+  socius skills list
+  socius skills list --json | tail -n 1 | jq -r '.skills[].name'")]
+    List,
+    /// Show where a skill comes from, what it cost and what it is worth
+    #[command(after_help = "\
+Examples:
+  socius skills show reverse
+  socius skills show reverse@2
+  socius skills show reverse@1f00ba")]
+    Show {
+        /// NAME, NAME@NUMBER or NAME@DIGEST
+        skill: SkillRef,
+    },
+    /// List every generation of a skill, oldest first
+    #[command(after_help = "\
+Examples:
+  socius skills history reverse")]
+    History {
+        /// The skill
+        name: SkillName,
+    },
+    /// Write a skill's adapter for other programs
+    #[command(after_help = "\
+Examples:
+  socius skills export reverse ./reverse-lora               for peft, vLLM and others")]
+    Export {
+        /// NAME, NAME@NUMBER or NAME@DIGEST
+        skill: SkillRef,
+        /// The folder to write into; made if it is missing
+        folder: PathBuf,
+    },
+    /// Take a skill's name out of the library
+    #[command(after_help = "\
+Examples:
+  socius skills remove reverse
+
+Its generations stay on disk, for other skills may have been born from them.")]
+    Remove {
+        /// The skill
+        name: SkillName,
+    },
+}
+
+pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> {
+    let home = Home::from_env()?;
+    let library = Library::open(&home.library())?;
+    match args.action {
+        Action::List => {
+            let listing = library.list()?;
+            show_listing(&listing, terminal)?;
+            Ok(json!({ "skills": summaries(&listing), "damaged": damaged(&listing) }))
+        }
+        Action::Show { skill } => show(&*library.show(&skill)?, terminal),
+        Action::History { name } => {
+            let listing = library.history(&name)?;
+            show_listing(&listing, terminal)?;
+            Ok(json!({ "name": name, "generations": summaries(&listing), "damaged": damaged(&listing) }))
+        }
+        Action::Export { skill, folder } => {
+            let generation = library.show(&skill)?;
+            let files = library.export(&generation, &folder, Export::Peft)?;
+            terminal.lines(files.iter().map(|file| file.display().to_string()))?;
+            Ok(json!({ "name": generation.manifest.name, "generation": generation.id, "files": files }))
+        }
+        Action::Remove { name } => {
+            library.remove(&name)?;
+            terminal.line(format!("{name} is removed"))?;
+            Ok(json!({ "removed": name }))
+        }
+    }
+}
+
+fn summaries(listing: &Listing) -> Vec<SkillSummary> {
+    listing.generations.iter().map(|generation| SkillSummary::from(&**generation)).collect()
+}
+
+fn damaged(listing: &Listing) -> Vec<String> {
+    listing.damaged.iter().map(ToString::to_string).collect()
+}
+
+fn show_listing(listing: &Listing, terminal: &mut Terminal) -> anyhow::Result<()> {
+    let percent = |score: Option<f64>| score.map_or_else(|| "?".to_owned(), |score| format!("{:.1}", 100.0 * score));
+    let row = |skill: SkillSummary| {
+        let score = match (skill.before, skill.after) {
+            (None, None) => "not measured".to_owned(),
+            (before, after) => format!("{} → {} %", percent(before), percent(after)),
+        };
+        let digest = skill.generation.short();
+        let created = skill.created.strftime("%Y-%m-%d %H:%M").to_string();
+        [
+            format!("{}@{}", skill.name, skill.number),
+            digest,
+            score,
+            text::bytes(skill.bytes),
+            created,
+            skill.description,
+        ]
+    };
+    let rows: Vec<_> = summaries(listing).into_iter().map(row).collect();
+    match rows.is_empty() {
+        true => terminal.line("no skills yet: `socius learn` makes one")?,
+        false => terminal.lines(text::table(&rows))?,
+    }
+    for error in &listing.damaged {
+        terminal.note(&error.to_string());
+    }
+    Ok(())
+}
+
+fn versioned(generation: &Generation) -> String {
+    format!("{}@{}", generation.manifest.name, generation.manifest.number)
+}
+
+fn show(generation: &Generation, terminal: &mut Terminal) -> anyhow::Result<Value> {
+    let manifest = &generation.manifest;
+    let provenance = &manifest.provenance;
+    let cost = &provenance.cost;
+    let env = provenance.env.as_ref().map(|env| format!("{} {}", env.name, env.version));
+    let parents: Vec<_> = provenance.parents.iter().map(|parent| parent.short()).collect();
+    terminal.title(&versioned(generation))?;
+    let bytes: u64 = manifest.blobs.all().map(|(_, blob)| blob.bytes).sum();
+    let mut rows = vec![
+        ["generation", &generation.id.to_string()].map(str::to_owned),
+        ["for", &manifest.description].map(str::to_owned),
+        ["base", &format!("{} ({})", manifest.base.name, manifest.base.digest.short())].map(str::to_owned),
+        ["adapter", &format!("rank {}, {} with all that belongs to it", manifest.rank, text::bytes(bytes))]
+            .map(str::to_owned),
+        ["created", &provenance.created.to_string()].map(str::to_owned),
+        ["learner", &provenance.learner].map(str::to_owned),
+    ];
+    let mut add = |what: &str, value: Option<String>| rows.extend(value.map(|value| [what.to_owned(), value]));
+    add("environment", env);
+    add("seed", provenance.seed.map(|seed| seed.to_string()));
+    add("parents", (!parents.is_empty()).then(|| parents.join(", ")));
+    for (what, comparison) in [("validation", provenance.validation), ("test", provenance.test)] {
+        add(what, comparison.map(|scores| format!("{} → {}", score(&scores.before), score(&scores.after))));
+    }
+    for (kind, scores) in &provenance.apart {
+        add(kind, Some(format!("{} → {}", score(&scores.before), score(&scores.after))));
+    }
+    let spent = format!(
+        "{} steps, {} tokens sampled, {} trained, {:.0} s",
+        cost.steps, cost.sampled_tokens, cost.trained_tokens, cost.seconds
+    );
+    add("cost", (cost.steps > 0).then_some(spent));
+    add("gate", Some(provenance.gate.reasons.join("; ")));
+    terminal.lines(text::table(&rows))?;
+    let mut value = serde_json::to_value(manifest)?;
+    value["generation"] = json!(generation.id);
+    Ok(value)
+}
+
+fn score(score: &Score) -> String {
+    let [low, high] = score.ci95.map(|bound| 100.0 * bound);
+    format!("{:.1} % strict [{low:.1}, {high:.1}] on {}", 100.0 * score.strict, score.items)
+}
