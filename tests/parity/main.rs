@@ -2,4 +2,5 @@
 
 mod adapters;
 mod peer;
+mod smollm2;
 mod training;
