@@ -66,8 +66,7 @@ fn exact(sha256: &str) -> &'static Model {
 /// log p(next token) after each token of `tokens`, one row a position.
 fn distributions(model: &Model, tokens: &[u32]) -> Vec<Vec<f32>> {
     let wanted: Vec<usize> = (0..tokens.len()).collect();
-    let logits =
-        model.forward(&Batch::new([Row::new(tokens)]), &[], &mut [&mut model.sequence()], &wanted).unwrap();
+    let logits = model.forward(&Batch::new([Row::new(tokens)]), &[], &mut [&mut model.sequence()], &wanted).unwrap();
     logits.chunks(model.spec().vocab).map(log_softmax).collect()
 }
 
