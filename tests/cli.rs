@@ -227,3 +227,22 @@ fn a_home_that_cannot_be_written_is_said_to_be() {
     assert!(doctor["problems"][0].as_str().unwrap().contains("SOCIUS_HOME"), "{doctor}");
     assert_eq!(socius(home.path(), &["skills", "list"]).status.code(), Some(1));
 }
+
+#[test]
+fn every_environment_is_listed_with_an_example_of_each_level() {
+    let home = empty();
+    let all = json(&socius(home.path(), &["envs", "--json"]));
+    let all = all["envs"].as_array().unwrap();
+    assert!(all.iter().any(|env| env["name"] == "reverse"));
+    for env in all {
+        let levels = env["levels"].as_array().unwrap();
+        assert!(
+            !levels.is_empty() && levels.iter().all(|level| !level["prompt"].as_str().unwrap().is_empty()),
+            "{env}"
+        );
+    }
+    let people = socius(home.path(), &["envs", "reverse"]);
+    assert!(text(&people.stdout).starts_with("reverse\n") && text(&people.stdout).contains("    > "));
+    let unknown = socius(home.path(), &["envs", "revers"]);
+    assert!(text(&unknown.stderr).contains("did you mean \"reverse\""), "{}", text(&unknown.stderr));
+}

@@ -5,6 +5,7 @@
 
 mod completions;
 mod doctor;
+mod envs;
 mod interrupt;
 mod models;
 mod pull;
@@ -39,6 +40,7 @@ Data lives in $SOCIUS_HOME, else in the platform's data folder.";
 enum Command {
     Pull(pull::Args),
     Models(models::Args),
+    Envs(envs::Args),
     Skills(skills::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
@@ -49,6 +51,7 @@ impl Command {
         match self {
             Self::Pull(args) => pull::run(args, terminal),
             Self::Models(args) => models::run(args, terminal),
+            Self::Envs(args) => envs::run(args, terminal),
             Self::Skills(args) => skills::run(args, terminal),
             Self::Doctor(args) => doctor::run(args, terminal),
             Self::Completions(args) => completions::run(args, terminal),

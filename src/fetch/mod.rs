@@ -140,7 +140,7 @@ impl<'a> Fetcher<'a> {
     fn card(&self, card: &Card, slot: &Path, report: &mut dyn Report) -> Result<Record, FetchError> {
         let mut attempts = Vec::new();
         for source in &card.sources {
-            match self.from_source(card, source, slot, report) {
+            match self.gather(card, source, slot, report) {
                 Ok(path) => {
                     let files = match &card.files[..] {
                         [only] => vec![(PathBuf::new(), only.sha256)],
@@ -160,7 +160,7 @@ impl<'a> Fetcher<'a> {
         Err(FetchError::NoSource { model: card.name.clone(), attempts: attempts.join("; ") })
     }
 
-    fn from_source(
+    fn gather(
         &self,
         card: &Card,
         source: &Source,

@@ -182,8 +182,9 @@ fn extract(
 
 /// What pip said last, without its prefix.
 fn last_error(said: &str, status: ExitStatus) -> String {
-    let errors = said.lines().filter_map(|line| line.trim().strip_prefix("ERROR:"));
-    let line = errors.last().or_else(|| said.lines().rev().find(|line| !line.trim().is_empty()));
+    let from_the_end = || said.lines().rev().map(str::trim);
+    let line = from_the_end().find_map(|line| line.strip_prefix("ERROR:"));
+    let line = line.or_else(|| from_the_end().find(|line| !line.is_empty()));
     line.map_or_else(|| status.to_string(), |line| line.trim().to_owned())
 }
 
