@@ -113,7 +113,7 @@ fn ggufs_rope_factors_are_the_llama_3_scaling_that_they_were_computed_from() {
     for (found, expected) in found.iter().zip(scaled.rope_frequencies()) {
         assert!((found / expected - 1.0).abs() < 1e-7, "{found} {expected}");
     }
-    assert!(factors.iter().any(|f| *f == 1.0) && factors.iter().any(|f| *f == 8.0), "{factors:?}");
+    assert!(factors.contains(&1.0) && factors.contains(&8.0), "{factors:?}");
 }
 
 #[test]
