@@ -1,7 +1,7 @@
 //! The environment trait: an item becomes observations, replies become a grade. Never sees tokens or models.
 
 use super::{EnvError, Form, HeldOut, Item, Split, Wordings};
-use crate::common::{Message, Seed};
+use crate::common::{Message, Rng, Seed};
 use serde_json::Value;
 
 /// One difficulty of an environment.
@@ -103,6 +103,28 @@ pub trait Session: Send {
     fn act(&mut self, reply: &str) -> Result<Outcome, EnvError>;
 }
 
+/// The randomness of one candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// The same for all candidates that are tried for one item.
+    pub seed: Seed,
+    /// Counts them.
+    pub attempt: u64,
+}
+
+impl Draw {
+    /// For this candidate alone.
+    pub fn rng(self) -> Rng {
+        self.seed.purpose("content").index(self.attempt).rng()
+    }
+
+    /// Shared by all candidates that are tried for an item: for the class of its answer, whose balance would otherwise suffer
+    /// where a class has fewer members in the wanted split.
+    pub fn class(self) -> Rng {
+        self.seed.purpose("class").rng()
+    }
+}
+
 /// A text environment.
 pub trait Environment: Send + Sync {
     /// What it says of itself; constant.
@@ -112,7 +134,7 @@ pub trait Environment: Send + Sync {
     ///
     /// # Errors
     /// A process that fails.
-    fn candidate(&self, level: u32, seed: Seed) -> Result<Value, EnvError>;
+    fn candidate(&self, level: u32, draw: Draw) -> Result<Value, EnvError>;
 
     /// All facts of a level and form, for environments that hold out wordings; none for the others.
     fn facts(&self, _level: u32, _form: Form) -> Option<Vec<Value>> {

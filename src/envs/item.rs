@@ -4,7 +4,7 @@
 //! test item into training. Environments of facts (whose facts must be seen to be known) hold out questions instead: there the
 //! wording is part of the content, and decides.
 
-use super::{EnvError, Environment};
+use super::{Draw, EnvError, Environment};
 use crate::common::{Digest, Rng, Seed};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -271,7 +271,7 @@ fn fact(query: &Query, fact: &Value, wording: usize) -> Item {
 fn open(env: &dyn Environment, query: &Query, wordings: &[usize], seed: Seed) -> Result<Item, EnvError> {
     let wording = *Rng::pick(&mut seed.purpose("wording").rng(), wordings);
     for attempt in 0..CANDIDATES_MAX as u64 {
-        let content = env.candidate(query.level, seed.index(attempt))?;
+        let content = env.candidate(query.level, Draw { seed, attempt })?;
         let item = Item::new(content, query.level, query.form, wording);
         if env.split(&item) == query.split {
             return Ok(item);

@@ -23,7 +23,7 @@ mod task;
 mod tests;
 mod words;
 
-pub use environment::{Environment, Grade, Info, Level, Outcome, Session, answer};
+pub use environment::{Draw, Environment, Grade, Info, Level, Outcome, Session, answer};
 pub use error::EnvError;
 pub use item::{Form, HeldOut, Item, Phrasing, Query, Split, Wordings, canonical, item, items};
 pub use registry::{Example, NAMES, all, example, find};

@@ -2,21 +2,52 @@
 
 use super::{
     EnvError, Environment, Form, Phrasing, Query, Split,
-    builtin::{json::Json, letters, numbers, sentences},
+    builtin::{
+        bandit::Bandit, cipher::Cipher, guess_number::GuessNumber, json::Json, letters, numbers, phonebook::Phonebook,
+        secret_rule::SecretRule, sentences,
+    },
     item,
     task::SingleTurn,
 };
 use crate::common::Seed;
 
 /// The names of the built-in environments.
-pub const NAMES: [&str; 8] =
-    ["reverse", "last-word", "acronym", "sort-words", "count-letter", "add", "compare", "json"];
+pub const NAMES: [&str; 13] = [
+    "reverse",
+    "last-word",
+    "acronym",
+    "sort-words",
+    "count-letter",
+    "add",
+    "compare",
+    "json",
+    "secret-rule",
+    "cipher",
+    "phonebook",
+    "guess-number",
+    "bandit",
+];
 
 /// The environment called `name`. Those of invented facts take a world after an `@`: `cipher@7` has other facts than `cipher`.
 ///
 /// # Errors
 /// No such name.
 pub fn find(name: &str) -> Result<Box<dyn Environment>, EnvError> {
+    let (base, world) = match name.split_once('@') {
+        Some((base, world)) => (base, Some(world.parse().map_err(|_| unknown(name))?)),
+        None => (name, None),
+    };
+    Ok(match (base, world) {
+        ("secret-rule", world) => Box::new(SingleTurn::new(SecretRule::new(world.unwrap_or(0)))),
+        ("cipher", world) => Box::new(SingleTurn::new(Cipher::new(world.unwrap_or(0)))),
+        ("phonebook", world) => Box::new(SingleTurn::new(Phonebook::new(world.unwrap_or(0)))),
+        (name, None) => builtin(name)?,
+        (_, Some(_)) => return Err(unknown(name)),
+    })
+}
+
+/// One that needs no world.
+fn builtin(name: &str) -> Result<Box<dyn Environment>, EnvError> {
     Ok(match name {
         "reverse" => Box::new(SingleTurn::new(letters::Reverse)),
         "count-letter" => Box::new(SingleTurn::new(letters::CountLetter)),
@@ -25,6 +56,8 @@ pub fn find(name: &str) -> Result<Box<dyn Environment>, EnvError> {
         "sort-words" => Box::new(SingleTurn::new(sentences::SortWords)),
         "add" => Box::new(SingleTurn::new(numbers::Add)),
         "compare" => Box::new(SingleTurn::new(numbers::Compare)),
+        "guess-number" => Box::new(GuessNumber::new()),
+        "bandit" => Box::new(Bandit::new()),
         "json" => Box::new(SingleTurn::new(Json)),
         _ => return Err(unknown(name)),
     })
@@ -57,7 +90,8 @@ pub fn example(env: &dyn Environment, level: u32) -> Result<Example, EnvError> {
 
 fn unknown(name: &str) -> EnvError {
     // What was left out at the end weighs less than a wrong letter: "sort" is nearer to "sort-words" than to "json".
-    let distance = |known: &&&str| if known.starts_with(name) { 1 } else { edits(name, known) };
+    let base = name.split('@').next().unwrap_or_default();
+    let distance = |known: &&&str| if known.starts_with(base) { 1 } else { edits(base, known) };
     let nearest = NAMES.iter().min_by_key(distance).copied().unwrap_or_default();
     EnvError::Unknown { name: name.to_owned(), nearest: nearest.to_owned(), known: NAMES.join(", ") }
 }

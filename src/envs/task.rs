@@ -1,8 +1,8 @@
 //! Single-turn tasks: one prompt, one right reply. What a built-in task must say, and the environment that it then is.
 
-use super::{EnvError, Environment, Form, Grade, HeldOut, Info, Item, Outcome, Session};
-use crate::common::{Message, Rng, Seed};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use super::{Draw, EnvError, Environment, Form, Grade, HeldOut, Info, Item, Outcome, Session};
+use crate::common::Message;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 /// A task of one prompt and one right reply.
@@ -14,7 +14,7 @@ pub(super) trait Task: Send + Sync {
     fn info(&self) -> Info;
 
     /// A candidate of a level; environments of facts have none.
-    fn candidate(&self, level: u32, rng: &mut Rng) -> Self::Content;
+    fn candidate(&self, level: u32, draw: Draw) -> Self::Content;
 
     /// All facts of a level and form, if wordings are held out.
     fn facts(&self, _level: u32, _form: Form) -> Vec<Self::Content> {
@@ -36,7 +36,7 @@ pub(super) trait Task: Send + Sync {
     }
 
     /// The answers that an item lets choose from, where they are few.
-    fn choices(&self, _content: &Self::Content) -> Vec<String> {
+    fn choices(&self, _content: &Self::Content, _level: u32) -> Vec<String> {
         Vec::new()
     }
 }
@@ -53,20 +53,22 @@ impl<T: Task> SingleTurn<T> {
     }
 
     fn read(&self, item: &Item) -> Result<T::Content, EnvError> {
-        let value = match self.info.held_out {
-            HeldOut::Items => &item.content,
-            HeldOut::Wordings => &item.content["fact"],
-        };
-        let wrong = |reason: String| EnvError::Content {
-            env: self.info.name.clone(),
-            reason,
-            content: item.content.to_string(),
-        };
-        if item.wording >= self.info.wordings.count() {
-            return Err(wrong(format!("wording {} of {}", item.wording, self.info.wordings.count())));
+        match self.info.held_out {
+            HeldOut::Items => read(&self.info, item, &item.content),
+            HeldOut::Wordings => read(&self.info, item, &item.content["fact"]),
         }
-        T::Content::deserialize(value).map_err(|error| wrong(error.to_string()))
     }
+}
+
+/// What an item holds, after checking that it is this environment's.
+pub(super) fn read<T: DeserializeOwned>(info: &Info, item: &Item, content: &Value) -> Result<T, EnvError> {
+    let wrong =
+        |reason: String| EnvError::Content { env: info.name.clone(), reason, content: item.content.to_string() };
+    let wordings = info.wordings.count();
+    if item.wording >= wordings {
+        return Err(wrong(format!("it has wordings 0 to {}, not {}", wordings - 1, item.wording)));
+    }
+    T::deserialize(content).map_err(|error| wrong(error.to_string()))
 }
 
 impl<T: Task + Clone + 'static> Environment for SingleTurn<T> {
@@ -74,9 +76,9 @@ impl<T: Task + Clone + 'static> Environment for SingleTurn<T> {
         &self.info
     }
 
-    fn candidate(&self, level: u32, seed: Seed) -> Result<Value, EnvError> {
+    fn candidate(&self, level: u32, draw: Draw) -> Result<Value, EnvError> {
         self.info.level(level)?;
-        Ok(to_value(&self.task.candidate(level, &mut seed.rng())))
+        Ok(to_value(&self.task.candidate(level, draw)))
     }
 
     fn facts(&self, level: u32, form: Form) -> Option<Vec<Value>> {
@@ -92,7 +94,7 @@ impl<T: Task + Clone + 'static> Environment for SingleTurn<T> {
     }
 
     fn choices(&self, item: &Item) -> Result<Vec<String>, EnvError> {
-        Ok(self.task.choices(&self.read(item)?))
+        Ok(self.task.choices(&self.read(item)?, item.level))
     }
 }
 
@@ -124,7 +126,7 @@ impl<T: Task> Session for Question<T> {
 }
 
 /// Contents are plain structs with string keys, which JSON always holds.
-fn to_value(content: &impl Serialize) -> Value {
+pub(super) fn to_value(content: &impl Serialize) -> Value {
     serde_json::to_value(content).expect("a content is plain data")
 }
 

@@ -198,3 +198,114 @@ fn contents_are_identified_whatever_the_order_of_their_keys() {
     assert_eq!(canonical(&a), r#"{"a":null,"x":[1,"é\""]}"#);
     assert_eq!(Item::new(a, 1, Form::Direct, 0).id, Item::new(b, 2, Form::Direct, 3).id);
 }
+
+#[test]
+fn halving_always_finds_the_number_and_blind_guesses_seldom() {
+    let env = find("guess-number").unwrap();
+    for level in 1..=3 {
+        let mut random = Seed::new(9).rng();
+        let found = items(&*env, &Query::new(Split::Test, level), Seed::new(9), 200).unwrap();
+        let mut blind = 0;
+        for item in &found {
+            let grade = play(&*env, item, |session| session.teacher().unwrap());
+            assert!(grade.strict && grade.lenient && grade.reward == 1.0, "{item:?}");
+            let (low, high) = (item.content["low"].as_u64().unwrap(), item.content["high"].as_u64().unwrap());
+            let any = |_: &dyn Session| (low + random.below((high - low + 1) as usize) as u64).to_string();
+            blind += usize::from(play(&*env, item, any).strict);
+            // Found, but in a sentence: lenient alone.
+            let talk = play(&*env, item, |session| format!("I guess {}.", session.teacher().unwrap()));
+            assert!(!talk.strict && talk.lenient && talk.reward == 0.0);
+        }
+        // k guesses with replacement among n find with probability 1 − (1 − 1/n)ᵏ: at most 0.52, 0.35 and 0.15.
+        assert!((blind as f64) < [0.62, 0.45, 0.23][level as usize - 1] * found.len() as f64, "level {level}: {blind}");
+    }
+}
+
+#[test]
+fn a_guess_is_answered_by_where_the_number_lies() {
+    let env = find("guess-number").unwrap();
+    let content = serde_json::json!({ "low": 1, "high": 8, "secret": 5 });
+    let mut session = env.start(&Item::new(content, 1, Form::Direct, 0)).unwrap();
+    let rows = [("4", "Higher."), ("99999999999999", "Guess one number from 1 to 8."), ("4294967295", "Lower.")];
+    for (reply, said) in rows {
+        assert_eq!(session.act(reply).unwrap(), Outcome::Next);
+        assert_eq!(session.observe().last().unwrap().content, said);
+    }
+    assert_eq!(session.teacher().unwrap(), "6");
+    let Outcome::Done(grade) = session.act("5").unwrap() else { panic!("the last guess ends the episode") };
+    assert_eq!((grade.strict, grade.lenient, grade.feedback.as_deref()), (false, true, Some("5")));
+}
+
+#[test]
+fn a_bandits_teacher_finds_the_best_arm_and_a_random_policy_does_not() {
+    let env = find("bandit").unwrap();
+    for level in 1..=3 {
+        let mut random = Seed::new(10).rng();
+        let found = items(&*env, &Query::new(Split::Test, level), Seed::new(10), 400).unwrap();
+        let arms = level as f64 + 1.0;
+        let (mut taught, mut blind, mut always) = ((0, 0.0), (0, 0.0), 0);
+        let add = |sum: &mut (usize, f64), grade: Grade| {
+            sum.0 += usize::from(grade.strict);
+            sum.1 += f64::from(grade.reward);
+        };
+        for item in &found {
+            add(&mut taught, play(&*env, item, |session| session.teacher().unwrap()));
+            let choices = env.choices(item).unwrap();
+            add(&mut blind, play(&*env, item, |_| random.pick(&choices).clone()));
+            let best = &choices[item.content["best"].as_u64().unwrap() as usize];
+            always += usize::from(play(&*env, item, |_| best.clone()).reward == 1.0);
+        }
+        let n = found.len() as f64;
+        assert_eq!(always, found.len(), "knowing the best arm earns everything");
+        let (taught_strict, blind_strict) = (taught.0 as f64 / n, blind.0 as f64 / n);
+        assert!(taught_strict > [0.9, 0.75, 0.6][level as usize - 1], "level {level}: {taught_strict}");
+        assert!((blind_strict - 1.0 / arms).abs() < 0.1, "level {level}: {blind_strict}");
+        assert!(taught.1 > blind.1 + 0.15 * n, "level {level}: {taught:?} {blind:?}");
+    }
+}
+
+#[test]
+fn a_pull_is_an_arm_and_the_same_arm_in_the_same_turn_always_pays_the_same() {
+    let env = find("bandit").unwrap();
+    let item = item(&*env, &Query::new(Split::Train, 1), Seed::new(11), 0).unwrap();
+    let arm = env.choices(&item).unwrap()[0].clone();
+    let say = |reply: &str| {
+        let mut session = env.start(&item).unwrap();
+        session.act(reply).unwrap();
+        session.observe().last().unwrap().content.clone()
+    };
+    assert!(say(&arm).starts_with(&format!("{arm} pays ")));
+    assert_eq!(say(&arm), say(&arm));
+    assert_eq!(say(&arm), say(&format!("I pull \"{arm}\"")));
+    for other in ["", "both", "what?", &format!("{arm} {arm}")] {
+        assert!(say(other).starts_with("Say "), "{other:?}");
+    }
+}
+
+#[test]
+fn worlds_differ_in_their_facts_and_not_in_their_questions() {
+    for name in ["secret-rule", "cipher", "phonebook"] {
+        let query = Query::new(Split::Train, 1);
+        let answers = |name: &str| -> HashSet<String> {
+            let env = find(name).unwrap();
+            assert_eq!(env.info().name, name);
+            let found = (0..60).map(|index| item(&*env, &query, Seed::new(12), index).unwrap());
+            found.map(|item| answer(&*env, &item).unwrap().unwrap()).collect()
+        };
+        assert_eq!(answers(name), answers(name));
+        assert_ne!(answers(name), answers(&format!("{name}@7")), "{name}");
+    }
+    for wrong in ["reverse@7", "cipher@", "cipher@x", "cipher@-1", "@1"] {
+        assert!(matches!(find(wrong), Err(EnvError::Unknown { .. })), "{wrong}");
+    }
+}
+
+#[test]
+fn facts_come_in_passes_over_all_of_them() {
+    let env = find("cipher").unwrap();
+    let query = Query::new(Split::Train, 1);
+    for pass in 0..3 {
+        let drawn = (40 * pass..40 * (pass + 1)).map(|index| item(&*env, &query, Seed::new(13), index).unwrap());
+        assert_eq!(drawn.map(|item| item.id).collect::<HashSet<_>>().len(), 40, "10 facts in 4 wordings");
+    }
+}

@@ -22,8 +22,12 @@ fn list(text: &'static str) -> Vec<&'static str> {
     text.split_whitespace().collect()
 }
 
-/// Common words of `lengths` letters.
-pub(super) fn common_of(lengths: std::ops::RangeInclusive<usize>) -> Vec<&'static str> {
+/// Common words of three to five letters.
+pub(super) static SHORT: LazyLock<Vec<&'static str>> = LazyLock::new(|| common_of(3..=5));
+/// Common words of six or seven letters.
+pub(super) static LONG: LazyLock<Vec<&'static str>> = LazyLock::new(|| common_of(6..=7));
+
+fn common_of(lengths: std::ops::RangeInclusive<usize>) -> Vec<&'static str> {
     COMMON.iter().copied().filter(|word| lengths.contains(&word.len())).collect()
 }
 
@@ -32,11 +36,15 @@ pub(super) fn common_of(lengths: std::ops::RangeInclusive<usize>) -> Vec<&'stati
 /// # Panics
 /// If the list is shorter.
 pub(super) fn pick_distinct<T: Copy>(rng: &mut Rng, list: &[T], count: usize) -> Vec<T> {
-    let mut order: Vec<_> = (0..list.len()).collect();
-    for i in 0..count {
-        order.swap(i, i + rng.below(list.len() - i));
+    assert!(count <= list.len(), "{count} different members of {}", list.len());
+    let mut chosen = Vec::new();
+    while chosen.len() < count {
+        let index = rng.below(list.len());
+        if !chosen.contains(&index) {
+            chosen.push(index);
+        }
     }
-    order[..count].iter().map(|&i| list[i]).collect()
+    chosen.into_iter().map(|index| list[index]).collect()
 }
 
 /// A word of `syllables` consonant-vowel pairs and sometimes a last consonant, such as `tolmak`; no common word.
@@ -86,6 +94,6 @@ mod tests {
             assert!(list.iter().all(|word| word.bytes().all(|b| b.is_ascii_lowercase())));
         }
         assert!(NAMES.len() >= 64 && NAMES.iter().collect::<HashSet<_>>().len() == NAMES.len());
-        assert!(common_of(3..=5).len() > 2500 && common_of(6..=7).len() > 2500);
+        assert!(SHORT.len() > 2500 && LONG.len() > 2500);
     }
 }

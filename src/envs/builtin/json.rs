@@ -1,7 +1,7 @@
 //! `json`: a strict format. The fields are given; all that can be wrong is how they are written.
 
 use super::super::{
-    Form, HeldOut, Info, Level, Wordings, grade,
+    Draw, Form, HeldOut, Info, Level, Wordings, grade,
     task::{Task, fill},
     words,
 };
@@ -63,7 +63,8 @@ impl Task for Json {
         }
     }
 
-    fn candidate(&self, level: u32, rng: &mut Rng) -> Fields {
+    fn candidate(&self, level: u32, draw: Draw) -> Fields {
+        let rng = &mut draw.rng();
         let mut fields = vec![("name".to_owned(), Value::from(*rng.pick(&words::NAMES)))];
         if level > 1 {
             let key = *rng.pick(&TEXTS);

@@ -1,7 +1,7 @@
 //! Tasks on the letters of a word: `reverse`, `count-letter`.
 
 use super::super::{
-    Form, HeldOut, Info, Level, Wordings, grade,
+    Draw, Form, HeldOut, Info, Level, Wordings, grade,
     task::{Task, fill},
     words,
 };
@@ -46,10 +46,11 @@ impl Task for Reverse {
     }
 
     /// A palindrome would be answered by spelling forwards, so it is none.
-    fn candidate(&self, level: u32, rng: &mut Rng) -> Word {
+    fn candidate(&self, level: u32, draw: Draw) -> Word {
+        let rng = &mut draw.rng();
         let draw = |rng: &mut Rng| match level {
-            1 => (*rng.pick(&words::common_of(3..=5))).to_owned(),
-            2 => (*rng.pick(&words::common_of(6..=7))).to_owned(),
+            1 => (*rng.pick(&words::SHORT)).to_owned(),
+            2 => (*rng.pick(&words::LONG)).to_owned(),
             _ => {
                 let syllables = 3 + rng.below(2);
                 words::invent(rng, syllables)
@@ -80,12 +81,11 @@ impl Task for Reverse {
 #[derive(Clone)]
 pub(crate) struct CountLetter;
 
-/// A word, a letter, and the most often that the level lets it stand there.
+/// A word and a letter in it.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Counted {
     word: String,
     letter: char,
-    choices: usize,
 }
 
 const COUNT: [&str; 5] = [
@@ -127,11 +127,11 @@ impl Task for CountLetter {
     }
 
     /// Counts are equally likely, so that no constant answer gains from their shares in English.
-    fn candidate(&self, level: u32, rng: &mut Rng) -> Counted {
-        let choices = level as usize + 1;
-        let count = rng.below(choices);
+    fn candidate(&self, level: u32, draw: Draw) -> Counted {
+        let rng = &mut draw.rng();
+        let count = draw.class().below(level as usize + 1);
         let (word, letters) = rng.pick(&BY_COUNT[count]).clone();
-        Counted { word: word.to_owned(), letter: *rng.pick(&letters), choices }
+        Counted { word: word.to_owned(), letter: *rng.pick(&letters) }
     }
 
     fn prompt(&self, content: &Counted, wording: usize) -> String {
@@ -146,7 +146,7 @@ impl Task for CountLetter {
         grade::number(reply).as_deref() == Some(answer)
     }
 
-    fn choices(&self, content: &Counted) -> Vec<String> {
-        (1..=content.choices).map(|count| count.to_string()).collect()
+    fn choices(&self, _content: &Counted, level: u32) -> Vec<String> {
+        (1..=level + 1).map(|count| count.to_string()).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! Tasks on numbers: `add`, `compare`.
 
 use super::super::{
-    Form, HeldOut, Info, Level, Wordings, grade,
+    Draw, Form, HeldOut, Info, Level, Wordings, grade,
     task::{Task, fill},
 };
 use crate::common::{Rng, Seed};
@@ -43,7 +43,8 @@ impl Task for Add {
         info("add", "Adds whole numbers.", levels)
     }
 
-    fn candidate(&self, level: u32, rng: &mut Rng) -> Sum {
+    fn candidate(&self, level: u32, draw: Draw) -> Sum {
+        let rng = &mut draw.rng();
         let mut draw = |low: u32, high: u32| low + rng.below((high - low + 1) as usize) as u32;
         let mut terms = match level {
             1 => vec![draw(2, 99), draw(2, 99)],
@@ -114,7 +115,8 @@ impl Task for Compare {
         info("compare", "Names the larger of two numbers.", levels)
     }
 
-    fn candidate(&self, level: u32, rng: &mut Rng) -> Pair {
+    fn candidate(&self, level: u32, draw: Draw) -> Pair {
+        let rng = &mut draw.rng();
         let draw = |rng: &mut Rng| match level {
             1 => 100 * (1 + rng.below(99)),
             2 => 100 * (100 + rng.below(900)),
@@ -141,7 +143,7 @@ impl Task for Compare {
         grade::number(reply).as_deref() == Some(answer)
     }
 
-    fn choices(&self, content: &Pair) -> Vec<String> {
+    fn choices(&self, content: &Pair, _level: u32) -> Vec<String> {
         content.named().into()
     }
 }

@@ -1,7 +1,7 @@
 //! Tasks on the words of a phrase: `last-word`, `acronym`, `sort-words`.
 
 use super::super::{
-    Form, HeldOut, Info, Level, Wordings, grade,
+    Draw, Form, HeldOut, Info, Level, Wordings, grade,
     task::{Task, fill},
     words,
 };
@@ -62,7 +62,8 @@ impl Task for LastWord {
         info("last-word", "Repeats only the last word of a sentence.", levels)
     }
 
-    fn candidate(&self, level: u32, rng: &mut Rng) -> Sentence {
+    fn candidate(&self, level: u32, draw: Draw) -> Sentence {
+        let rng = &mut draw.rng();
         let nouns = words::pick_distinct(rng, &words::NOUNS, 3);
         let clause = |rng: &mut Rng, noun: &str| format!("{} {} the {noun}", rng.pick(&PEOPLE), rng.pick(&VERBS));
         let mut text = format!("The {} {}", rng.pick(&ADJECTIVES), clause(rng, nouns[0]));
@@ -115,7 +116,8 @@ impl Task for Acronym {
         info("acronym", "Joins the first letters of some words to an acronym in capitals.", levels.into())
     }
 
-    fn candidate(&self, level: u32, rng: &mut Rng) -> Words {
+    fn candidate(&self, level: u32, draw: Draw) -> Words {
+        let rng = &mut draw.rng();
         let title = |word: &str| word[..1].to_uppercase() + &word[1..];
         let chosen = words::pick_distinct(rng, &words::COMMON, level as usize + 2);
         Words { words: chosen.into_iter().map(title).collect() }
@@ -158,7 +160,8 @@ impl Task for SortWords {
         info("sort-words", "Puts words into alphabetical order, a space apart.", levels)
     }
 
-    fn candidate(&self, level: u32, rng: &mut Rng) -> Words {
+    fn candidate(&self, level: u32, draw: Draw) -> Words {
+        let rng = &mut draw.rng();
         loop {
             let words = words::pick_distinct(rng, &words::COMMON, level as usize + 2);
             let mut first: Vec<_> = words.iter().map(|word| word.as_bytes()[0]).collect();
