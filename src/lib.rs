@@ -29,4 +29,5 @@ pub mod episode;
 pub mod fetch;
 pub mod library;
 pub mod lora;
+pub mod text;
 pub mod train;
