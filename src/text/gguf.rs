@@ -50,7 +50,10 @@ pub(super) fn tokenizer(metadata: &Metadata) -> Result<Tokenizer, TextError> {
         Some("gpt2") => byte_level(metadata, &vocabulary)?,
         Some("llama") => sentence_piece(metadata, &vocabulary)?,
         Some(other) => {
-            return Err(TextError::tokenizer(MODEL, format!("is {other:?}; supported are gpt2 (byte-level BPE) and llama (SentencePiece)")));
+            return Err(TextError::tokenizer(
+                MODEL,
+                format!("is {other:?}; supported are gpt2 (byte-level BPE) and llama (SentencePiece)"),
+            ));
         }
         None => return Err(TextError::tokenizer(MODEL, "is missing; gpt2 or llama is expected")),
     };
@@ -78,7 +81,10 @@ impl<'a> Vocabulary<'a> {
     fn read(metadata: &'a Metadata) -> Result<Self, TextError> {
         let tokens = metadata.texts(TOKENS)?.ok_or_else(|| TextError::tokenizer(TOKENS, "is missing"))?;
         if tokens.len() >= IDS_MAX as usize {
-            return Err(TextError::tokenizer(TOKENS, format!("has {} tokens; fewer than {IDS_MAX} are expected", tokens.len())));
+            return Err(TextError::tokenizer(
+                TOKENS,
+                format!("has {} tokens; fewer than {IDS_MAX} are expected", tokens.len()),
+            ));
         }
         let types = metadata.integers(TYPES)?.unwrap_or_else(|| vec![1; tokens.len()]);
         if types.len() != tokens.len() {

@@ -37,7 +37,8 @@ impl Text {
         };
         let (tokens, rows) = (text.tokenizer.len(), checkpoint.spec.vocab);
         if tokens > rows {
-            let what = format!("has {tokens} tokens, but the model's embedding has {rows} rows: it belongs to another model");
+            let what =
+                format!("has {tokens} tokens, but the model's embedding has {rows} rows: it belongs to another model");
             return Err(TextError::tokenizer(checkpoint.path().display().to_string(), what));
         }
         Ok(text)

@@ -169,7 +169,8 @@ mod tests {
     fn the_alphabet_is_gpt_2s() {
         let alphabet = byte_alphabet();
         assert_eq!(alphabet.len(), 256);
-        for (c, byte) in [('Ġ', b' '), ('Ċ', b'\n'), ('!', b'!'), ('Ā', 0), ('Ń', 0xad), ('ÿ', 0xff), ('ł', 0xa0)] {
+        for (c, byte) in [('Ġ', b' '), ('Ċ', b'\n'), ('!', b'!'), ('Ā', 0), ('Ń', 0xad), ('ÿ', 0xff), ('ł', 0xa0)]
+        {
             assert_eq!(alphabet[&c], byte, "{c}");
         }
     }

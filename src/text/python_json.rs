@@ -14,7 +14,10 @@ pub(super) fn dumps(value: &Value, indent: Option<usize>) -> serde_json::Result<
         None => value.serialize(&mut Serializer::with_formatter(&mut bytes, Spaced(CompactFormatter)))?,
         Some(width) => {
             let indent = " ".repeat(width.min(16));
-            value.serialize(&mut Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(indent.as_bytes())))?;
+            value.serialize(&mut Serializer::with_formatter(
+                &mut bytes,
+                PrettyFormatter::with_indent(indent.as_bytes()),
+            ))?;
         }
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())

@@ -49,7 +49,10 @@ impl Tokenizer {
             .map_err(|error| wrong(format!("is not a tokenizer of the tokenizers library: {error}")))?;
         let decoder = serde_json::to_value(inner.get_decoder()).unwrap_or(Value::Null);
         let spelling = spelling(&decoder).ok_or_else(|| {
-            wrong(format!("its decoder is {}; ByteLevel or one of SentencePiece's spelling is expected", decoder["type"]))
+            wrong(format!(
+                "its decoder is {}; ByteLevel or one of SentencePiece's spelling is expected",
+                decoder["type"]
+            ))
         })?;
         Self::new(inner, spelling, Ends::default()).map_err(wrong)
     }
