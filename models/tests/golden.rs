@@ -1,11 +1,12 @@
 //! Tiny random checkpoints against logits recorded from transformers; never needs a download.
 //!
-//! `tests/peers/record_llama.py` wrote the traces; the weights are made from the seed on both sides.
+//! `tests/peers/record_llama.py` and `record_checkpoints.py` wrote the traces; weights are made from a seed on both sides, or lie
+//! in checkpoints of a few kilobytes that transformers and the `gguf` package wrote.
 
 use candle_core::Device;
 use serde::Deserialize;
 use socius_models::{
-    Activation, Batch, Dtype, Model, ModelError, RandomSource, RopeScaling, Row, Spec, TensorSource, random_values,
+    Activation, Batch, Checkpoint, Dtype, Model, ModelError, RandomSource, RopeScaling, Row, Spec, TensorSource, random_values,
 };
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -86,10 +87,27 @@ impl Config {
     }
 }
 
+/// What `checkpoints.json` holds: one sequence through each of the files in `checkpoints`.
+#[derive(Deserialize)]
+struct Stored {
+    tokens: Vec<u32>,
+    positions: Vec<usize>,
+    checkpoints: Vec<StoredCheckpoint>,
+}
+
+#[derive(Deserialize)]
+struct StoredCheckpoint {
+    path: String,
+    logits: Vec<Vec<f32>>,
+}
+
+fn golden() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden")
+}
+
 /// Every `golden/llama-*.json`, by name.
 fn traces() -> Vec<(String, Trace)> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden");
-    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<_> = std::fs::read_dir(golden()).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     let traces: Vec<_> = paths
         .iter()
@@ -148,4 +166,17 @@ fn the_reference_gives_the_logits_of_transformers() {
 #[test]
 fn the_cpu_form_gives_the_logits_of_transformers() {
     check(Model::load);
+}
+
+#[test]
+fn checkpoints_that_their_owners_wrote_give_the_logits_of_transformers() {
+    let stored: Stored = serde_json::from_slice(&std::fs::read(golden().join("checkpoints.json")).unwrap()).unwrap();
+    for StoredCheckpoint { path, logits } in stored.checkpoints {
+        let checkpoint = Checkpoint::open(golden().join("checkpoints").join(&path)).unwrap();
+        let model = Model::load(checkpoint.spec.clone(), &checkpoint, &Device::Cpu, Dtype::F32).unwrap();
+        let (tokens, positions) = (stored.tokens.clone(), stored.positions.clone());
+        let worst = difference(&model, &Sequence { tokens, positions, logits });
+        println!("{path}: {worst:.1e}");
+        assert!(worst <= LOGIT_DIFFERENCE_MAX, "{path}: {worst:e}");
+    }
 }

@@ -33,7 +33,7 @@ def finish(writer: gguf.GGUFWriter):
 
 
 def write_checkpoint(path, config: dict, tensors: dict[str, np.ndarray], types: dict[str, gguf.GGMLQuantizationType]):
-    """`tensors` under their Hugging Face names; those whose GGUF name ends in a key of `types` are stored in that type."""
+    """`tensors` under their Hugging Face names; those whose GGUF name (without `.weight`) ends in a key of `types` are stored in that type."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
     writer.add_block_count(config["num_hidden_layers"])
@@ -51,7 +51,7 @@ def write_checkpoint(path, config: dict, tensors: dict[str, np.ndarray], types: 
     names = name_map(config)
     for name, values in tensors.items():
         stem = names.get_name(name, try_suffixes=(".weight",))
-        kind = next((t for end, t in types.items() if stem.endswith(end)), gguf.GGMLQuantizationType.F32)
+        kind = next((t for end, t in types.items() if stem.removesuffix(".weight").endswith(end)), gguf.GGMLQuantizationType.F32)
         data = gguf.quants.quantize(np.ascontiguousarray(gguf_order(name, values, config)), kind)
         writer.add_tensor(stem, data, raw_dtype=kind)
     finish(writer)
