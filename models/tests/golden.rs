@@ -6,7 +6,8 @@
 use candle_core::Device;
 use serde::Deserialize;
 use socius_models::{
-    Activation, Batch, Checkpoint, Dtype, Model, ModelError, RandomSource, RopeScaling, Row, Spec, TensorSource, random_values,
+    Activation, Batch, Checkpoint, Dtype, Model, ModelError, RandomSource, RopeScaling, Row, Spec, TensorSource,
+    random_values,
 };
 use std::{collections::BTreeMap, path::PathBuf};
 
