@@ -5,7 +5,7 @@
 //! derivatives by logprob and entropy are where the model's explicit backward pass starts. A new objective is a few lines, and
 //! objectives add up:
 //!
-//! ```ignore
+//! ```text
 //! let loss = |t: &Tokens| Ok((policy_gradient(t)? + (kl_to_base(t)? * 0.05)?)?);
 //! ```
 

@@ -4,7 +4,7 @@
 //! learners in one walk over the shared base, and [`optim_step`] takes one learner's step. Every learning method is a loop over
 //! these two:
 //!
-//! ```ignore
+//! ```text
 //! forward_backward(&model, &mut [Job { learner: &mut learner, rows: &rows, loss: &loss::nll }], PassLimits::default())?;
 //! optim_step(&mut learner, &AdamW::default())?;
 //! ```
