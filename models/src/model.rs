@@ -1,6 +1,7 @@
 //! The model as everything above sees it: forward over rows with a KV cache, and a recorded pass that gives gradients.
 
 use crate::decoder::{Decode, Decoder, Recorded};
+use crate::half::cpu::Cpu;
 use crate::half::reference::Reference;
 use crate::{Batch, KvSequence, Layout, ModelError, Spec, TensorSource};
 use candle_core::Device;
@@ -72,7 +73,12 @@ impl Model {
     /// Reads every tensor of `source` and readies it for `device`: the fast form on a CPU, the reference form elsewhere or when
     /// `dtype` is `F64`.
     pub fn load(spec: Spec, source: &dyn TensorSource, device: &Device, dtype: Dtype) -> Result<Self, ModelError> {
-        Self::load_reference(spec, source, device, dtype)
+        if !device.is_cpu() || dtype == Dtype::F64 {
+            return Self::load_reference(spec, source, device, dtype);
+        }
+        let spec = Arc::new(spec);
+        let halves = Cpu::load(spec.clone(), source, dtype)?;
+        Ok(Self { spec: spec.clone(), decoder: Box::new(Decoder { spec, halves }) })
     }
 
     /// The same weights through the plain tensor-library reference, on any device: the oracle of the tests.

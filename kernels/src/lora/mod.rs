@@ -233,14 +233,15 @@ fn add_input_gradient(
     let Some(mask) = input.dropout else {
         return multiply(variant, (dh, (rank, 1)), a, (dx, rows.len(), width), rank, true);
     };
-    scratch::with(dx.len() + width, |buffer| {
-        let (d, factors) = buffer.split_at_mut(dx.len());
-        multiply(variant, (dh, (rank, 1)), a, (d, rows.len(), width), rank, false);
-        for ((row, d), dx) in rows.clone().zip(d.chunks_exact(width)).zip(dx.chunks_exact_mut(width)) {
+    scratch::with(2 * width, |buffer| {
+        let (d, factors) = buffer.split_at_mut(width);
+        for ((row, dh), dx) in rows.clone().zip(dh.chunks_exact(rank)).zip(dx.chunks_exact_mut(width)) {
             if mask(row, factors) {
-                dx.iter_mut().zip(d).zip(&*factors).for_each(|((dx, d), factor)| *dx += d * factor);
+                multiply(variant, (dh, (rank, 1)), a, (d, 1, width), rank, false);
+                dx.iter_mut().zip(&*d).zip(&*factors).for_each(|((dx, d), factor)| *dx += d * factor);
             } else {
-                dx.iter_mut().zip(d).for_each(|(dx, d)| *dx += d);
+                // As in a batch without dropout: a row's bits must not depend on its company.
+                multiply(variant, (dh, (rank, 1)), a, (dx, 1, width), rank, true);
             }
         }
     });

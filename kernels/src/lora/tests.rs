@@ -186,6 +186,19 @@ fn an_adapters_bytes_do_not_depend_on_its_company_the_cut_of_its_rows_or_the_thr
 }
 
 #[test]
+fn a_row_without_dropout_has_the_same_bits_beside_rows_with_it() {
+    let (plain, mixed) = (Case::new(50, 90, false), Case::new(50, 90, true));
+    for &variant in variants() {
+        let run = |case: &Case| case.backward(variant, &case.adapted(), &mut case.zeros());
+        let (plain, mixed) = (run(&plain), run(&mixed));
+        for row in (0..ROWS).step_by(5) {
+            let at = row * 50..(row + 1) * 50;
+            assert_same_bits(&plain[at.clone()], &mixed[at], format_args!("{variant:?} row {row}"));
+        }
+    }
+}
+
+#[test]
 #[should_panic(expected = "a row belongs to one adapter")]
 fn rows_of_two_adapters_are_refused() {
     let case = Case::new(4, 4, false);

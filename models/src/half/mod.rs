@@ -11,6 +11,7 @@
 //! where every linear may carry the low-rank factors of the row's adapter: `W n + scale · B(A · dropout(n))`. The head is
 //! `softmax(Head · rms_norm(x, final norm))`.
 
+pub(crate) mod cpu;
 pub(crate) mod reference;
 
 use crate::kv::LayerKv;

@@ -1,0 +1,236 @@
+//! The CPU form of every half: f32 buffers, packed weights, kernels, and a backward pass written out. Never a tensor once the
+//! weights are read.
+//!
+//! What a half keeps for its backward pass is its input and, as far as [`KEPT_BYTES_MAX`] goes, the outputs of its linears;
+//! what is not kept is computed again, to the same bits.
+
+mod attention;
+mod head;
+mod linear;
+mod mlp;
+#[cfg(test)]
+mod tests;
+
+use super::{At, Halves, read};
+use crate::kv::LayerKv;
+use crate::{
+    Adapter, Batch, Dtype, HeadGradient, KvSequence, LayerSlot, ModelError, Projection, Scores, Slot, Span, Spec,
+    Target, TensorSource,
+};
+use socius_kernels::attention::{Heads, Spans};
+use socius_kernels::linear::{PackedLinear, WeightType};
+use socius_kernels::norm::Norm;
+use socius_kernels::rope::Turns;
+use std::sync::Arc;
+
+/// Bytes of linear outputs that one recorded pass may keep over all layers. Beyond, a half keeps its input alone and runs its
+/// linears again: a fifth of a training step's time. SmolLM2-135M keeps 0.56 MB a token.
+const KEPT_BYTES_MAX: usize = 2 << 30;
+
+/// All weights, packed.
+pub(crate) struct Cpu {
+    spec: Arc<Spec>,
+    /// The embedding; the head too when tied.
+    embedding: PackedLinear,
+    head: Option<PackedLinear>,
+    final_norm: Vec<f32>,
+    layers: Vec<Layer>,
+}
+
+struct Layer {
+    attention_norm: Vec<f32>,
+    mlp_norm: Vec<f32>,
+    /// In the order of [`Projection::ALL`].
+    linears: [PackedLinear; 7],
+}
+
+/// What a pass readies: the rotary tables of its tokens, where each token stands in its row, and what rows attend to.
+pub(crate) struct Prepared {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    /// `(row, token in the row)` of every packed token.
+    places: Vec<(usize, usize)>,
+    /// Without sequences.
+    spans: Vec<Spans>,
+    /// Whether recorded halves keep the outputs of their linears.
+    keeps: bool,
+}
+
+impl Cpu {
+    /// Reads and packs all weights.
+    ///
+    /// # Errors
+    /// What the source says; a wrong shape; a `SOCIUS_SIMD` that this machine cannot run.
+    pub(crate) fn load(spec: Arc<Spec>, source: &dyn TensorSource, dtype: Dtype) -> Result<Self, ModelError> {
+        socius_kernels::selected()
+            .map_err(|error| ModelError::Config { key: "SOCIUS_SIMD".into(), what: error.to_string() })?;
+        let kept = match dtype {
+            Dtype::Bf16 => WeightType::Bf16,
+            Dtype::F32 => WeightType::F32,
+            Dtype::F64 => panic!("f64 runs in the reference form"),
+        };
+        let values = |slot| Ok::<Vec<f32>, ModelError>(read(&spec, source, slot)?.flatten_all()?.to_vec1()?);
+        let linear = |slot| {
+            let shape = spec.shape(slot);
+            Ok::<_, ModelError>(PackedLinear::new(&values(slot)?, (shape[0], shape[1]), kept))
+        };
+        let layer = |layer| {
+            let linears = Projection::ALL.map(|projection| linear(Slot::Layer(layer, projection.slot())));
+            let linears: Result<Vec<_>, _> = linears.into_iter().collect();
+            Ok::<_, ModelError>(Layer {
+                attention_norm: values(Slot::Layer(layer, LayerSlot::AttentionNorm))?,
+                mlp_norm: values(Slot::Layer(layer, LayerSlot::MlpNorm))?,
+                linears: linears?.try_into().ok().expect("seven projections"),
+            })
+        };
+        Ok(Self {
+            embedding: linear(Slot::Embedding)?,
+            head: if spec.tied_head { None } else { Some(linear(Slot::Head)?) },
+            final_norm: values(Slot::FinalNorm)?,
+            layers: (0..spec.layers).map(layer).collect::<Result<_, _>>()?,
+            spec,
+        })
+    }
+
+    fn heads(&self) -> Heads {
+        let Spec { heads, kv_heads, head_dim, .. } = *self.spec;
+        Heads { query: heads, kv: kv_heads, dim: head_dim, scale: (head_dim as f64).powf(-0.5) as f32 }
+    }
+
+    fn norm<'a>(&self, weight: &'a [f32]) -> Norm<'a> {
+        Norm { weight, eps: self.spec.norm_eps as f32 }
+    }
+
+    /// `norm(x)`.
+    fn normed(&self, weight: &[f32], x: &[f32]) -> Vec<f32> {
+        let mut y = vec![0.0; x.len()];
+        socius_kernels::norm::forward(self.norm(weight), x, &mut y);
+        y
+    }
+
+    fn turns<'a>(&self, prepared: &'a Prepared) -> Turns<'a> {
+        Turns { cos: &prepared.cos, sin: &prepared.sin, dim: self.spec.head_dim }
+    }
+
+    /// Values of linear outputs that all layers keep for a token.
+    fn kept_values(&self) -> usize {
+        let Spec { layers, intermediate, heads, .. } = *self.spec;
+        layers * (2 * (self.spec.q_dim() + self.spec.kv_dim()) + heads + 2 * intermediate)
+    }
+}
+
+impl Halves for Cpu {
+    type Hidden = Vec<f32>;
+    type Prepared = Prepared;
+    type Attention = attention::Saved;
+    type Mlp = mlp::Saved;
+
+    fn prepare(&self, batch: &Batch, _: &[Adapter<'_>]) -> Result<Prepared, ModelError> {
+        let frequencies = self.spec.rope_frequencies();
+        let table = |of: fn(f64) -> f64| {
+            let turn = |&p: &u32| frequencies.iter().map(move |f| of(f64::from(p) * f) as f32);
+            batch.positions().iter().flat_map(turn).collect()
+        };
+        let places =
+            batch.spans().iter().enumerate().flat_map(|(row, span)| (0..span.tokens.len()).map(move |t| (row, t)));
+        let spans = batch.spans().iter().map(|span| {
+            let prefix = span.prefix.map(|prefix| batch.spans()[prefix].tokens.clone());
+            Spans { queries: span.tokens.clone(), keys: prefix.into_iter().chain([span.tokens.clone()]).collect() }
+        });
+        Ok(Prepared {
+            cos: table(f64::cos),
+            sin: table(f64::sin),
+            places: places.collect(),
+            spans: spans.collect(),
+            keeps: batch.tokens().len() * self.kept_values() * size_of::<f32>() <= KEPT_BYTES_MAX,
+        })
+    }
+
+    fn empty_kv(&self) -> LayerKv {
+        LayerKv::Host { k: Vec::new(), v: Vec::new() }
+    }
+
+    fn embed(&self, tokens: &[u32]) -> Result<Vec<f32>, ModelError> {
+        let mut x = vec![0.0; tokens.len() * self.spec.hidden];
+        for (&token, row) in tokens.iter().zip(x.chunks_exact_mut(self.spec.hidden)) {
+            self.embedding.row(token as usize, row);
+        }
+        Ok(x)
+    }
+
+    fn attention(
+        &self,
+        at: At<'_, Prepared>,
+        x: Vec<f32>,
+        sequences: Option<&mut [&mut KvSequence]>,
+    ) -> Result<Vec<f32>, ModelError> {
+        Ok(self.attend(at, x, sequences))
+    }
+
+    fn attention_recorded(
+        &self,
+        at: At<'_, Prepared>,
+        x: Vec<f32>,
+    ) -> Result<(Vec<f32>, attention::Saved), ModelError> {
+        Ok(self.attend_recorded(at, x))
+    }
+
+    fn attention_backward(
+        &self,
+        at: At<'_, Prepared>,
+        saved: attention::Saved,
+        dy: Vec<f32>,
+        gradients: &mut [&mut [f32]],
+    ) -> Result<Vec<f32>, ModelError> {
+        Ok(self.attend_back(at, saved, dy, gradients))
+    }
+
+    fn mlp(&self, at: At<'_, Prepared>, x: Vec<f32>) -> Result<Vec<f32>, ModelError> {
+        Ok(self.feed(at, x))
+    }
+
+    fn mlp_recorded(&self, at: At<'_, Prepared>, x: Vec<f32>) -> Result<(Vec<f32>, mlp::Saved), ModelError> {
+        Ok(self.feed_recorded(at, x))
+    }
+
+    fn mlp_backward(
+        &self,
+        at: At<'_, Prepared>,
+        saved: mlp::Saved,
+        dy: Vec<f32>,
+        gradients: &mut [&mut [f32]],
+    ) -> Result<Vec<f32>, ModelError> {
+        Ok(self.feed_back(at, saved, dy, gradients))
+    }
+
+    fn logits(&self, x: &Vec<f32>, positions: &[usize]) -> Result<Vec<f32>, ModelError> {
+        Ok(self.head_logits(x, positions))
+    }
+
+    fn scores(&self, x: &Vec<f32>, targets: &[Target]) -> Result<Scores, ModelError> {
+        Ok(self.head_scores(x, targets))
+    }
+
+    fn head_backward(
+        &self,
+        x: &Vec<f32>,
+        targets: &[Target],
+        gradient: HeadGradient<'_>,
+    ) -> Result<Vec<f32>, ModelError> {
+        Ok(self.head_gradient(x, targets, gradient))
+    }
+
+    fn means(&self, x: &Vec<f32>, spans: &[Span]) -> Result<Vec<Vec<f32>>, ModelError> {
+        let width = self.spec.hidden;
+        let mean = |span: &Span| {
+            let mut sum = vec![0.0; width];
+            for row in x[span.tokens.start * width..span.tokens.end * width].chunks_exact(width) {
+                sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+            }
+            let count = span.tokens.len() as f32;
+            sum.iter_mut().for_each(|sum| *sum /= count);
+            sum
+        };
+        Ok(spans.iter().map(mean).collect())
+    }
+}
