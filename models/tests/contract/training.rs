@@ -155,7 +155,8 @@ fn every_parameter_of_every_learner_gets_a_gradient() {
 
 #[test]
 fn a_step_against_the_gradient_lowers_the_loss_by_its_squared_norm() {
-    for form in forms() {
+    // In bf16 the loss is a staircase, whose steps are as high as this one.
+    for form in forms().into_iter().filter(|form| form.dtype == Dtype::F32) {
         let spec = form.model.spec();
         let mut learners = learners(spec);
         let batch = Batch::new(rows());
@@ -202,13 +203,13 @@ fn dropout_is_a_function_of_the_rows_key_alone() {
 
 #[test]
 fn bf16_rounds_weights_and_inputs_and_nothing_that_matters() {
-    let load = [Model::load_reference, Model::load];
-    for (spec, load) in specs().into_iter().flat_map(|spec| load.map(|load| (spec.clone(), load))) {
+    let loads = [Model::load_reference, Model::load];
+    for (spec, load) in specs().into_iter().flat_map(|spec| loads.map(|load| (spec.clone(), load))) {
         let learners = learners(&spec);
         let run = |dtype| {
             let source = RandomSource { spec: spec.clone(), seed: SEED };
             let model = load(spec.clone(), &source, &Device::Cpu, dtype).expect("random weights load");
-            let form = Form { name: format!("{dtype:?}, {} heads", spec.heads), model, bound: 0.0 };
+            let form = Form { name: format!("{dtype:?}, {} heads", spec.heads), dtype, model, company: 0.0 };
             let mut gradients = zeros(&learners);
             accumulate(&form, &rows(), &learners, &mut gradients);
             let adapters: Vec<_> = learners.iter().map(Learner::adapter).collect();
