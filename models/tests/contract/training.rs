@@ -2,7 +2,9 @@
 
 use super::{Form, Learner, SEED, forms, learners, logits, specs, token};
 use candle_core::Device;
-use socius_models::{Adapter, Batch, Dropout, Dtype, HeadGradient, Model, RandomSource, Row, Target, TargetTokens};
+use socius_models::{
+    Adapter, Batch, Dropout, Dtype, HeadGradient, Model, RandomSource, Row, Spec, Target, TargetTokens,
+};
 
 const PROMPT: [u32; 4] = [5, 17, 3, 96];
 
@@ -178,6 +180,39 @@ fn a_step_against_the_gradient_lowers_the_loss_by_its_squared_norm() {
         }
         let fall = before - loss(&learners);
         assert!((fall / 0.01 - 1.0).abs() < 0.05, "{}: the loss fell by {fall}", form.name);
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_byte() {
+    // Wide enough that every kernel has work for several threads.
+    let spec = Spec { hidden: 162, intermediate: 420, vocab: 2_003, ..Spec::tiny() };
+    let long: Vec<Vec<u32>> =
+        (0..4u32).map(|row| (0..30 + 17 * row).map(|i| (i * i * 7 + row * 31) % 2_003).collect()).collect();
+    let rows: Vec<_> = [Some(0), Some(1), None, Some(0)]
+        .iter()
+        .zip(&long)
+        .map(|(&adapter, tokens)| Row::new(tokens).under(adapter))
+        .collect();
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let source = RandomSource { spec: spec.clone(), seed: SEED };
+        let model = Model::load(spec.clone(), &source, &Device::Cpu, dtype).expect("random weights load");
+        let form = Form { name: format!("{dtype:?}"), dtype, model, company: 0.0 };
+        let learners = learners(&spec);
+        let adapters: Vec<_> = learners.iter().map(Learner::adapter).collect();
+        let run = || {
+            let mut gradients = zeros(&learners);
+            accumulate(&form, &rows, &learners, &mut gradients);
+            (logits(&form.model, &rows, &adapters), gradients)
+        };
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+            pool.install(run)
+        };
+        let one = on(1);
+        for threads in [2, 3, 5] {
+            assert!(on(threads) == one, "{threads} threads give other bytes in {dtype:?}");
+        }
     }
 }
 
