@@ -1,6 +1,6 @@
 //! What can go wrong in an environment, split by what the caller does next. Never knows which environment it is.
 
-use super::{Form, Split};
+use super::{Form, Split, process::ProcessError};
 
 /// Why an environment could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -57,4 +57,7 @@ pub enum EnvError {
         /// The content.
         content: String,
     },
+    /// The environment's process misbehaved: the run ends, and can be resumed once the process is mended.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
 }

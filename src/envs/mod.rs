@@ -17,6 +17,7 @@ mod environment;
 mod error;
 mod grade;
 mod item;
+mod process;
 mod registry;
 mod task;
 #[cfg(test)]
@@ -26,4 +27,5 @@ mod words;
 pub use environment::{Draw, Environment, Grade, Info, Level, Outcome, Session, answer};
 pub use error::EnvError;
 pub use item::{Form, HeldOut, Item, Phrasing, Query, Split, Wordings, canonical, item, items};
+pub use process::{Limits, ProcessEnvironment, ProcessError};
 pub use registry::{Example, NAMES, all, example, find};
