@@ -21,6 +21,7 @@
 //! | 8 | `cli` |
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod cli;
 pub mod common;
 pub mod engine;

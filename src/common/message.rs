@@ -26,6 +26,11 @@ pub struct Message {
 }
 
 impl Message {
+    /// Standing instructions.
+    pub fn system(content: impl Into<String>) -> Self {
+        Self { role: Role::System, content: content.into() }
+    }
+
     /// From the environment or a person.
     pub fn user(content: impl Into<String>) -> Self {
         Self { role: Role::User, content: content.into() }

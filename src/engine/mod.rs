@@ -17,6 +17,7 @@ pub use sampler::Sampling;
 use socius_models::{Batch, KvSequence, Model, ModelError, Row};
 use std::{
     collections::{HashMap, VecDeque},
+    ops::ControlFlow,
     sync::Arc,
 };
 
@@ -166,15 +167,16 @@ impl Engine {
         Ok(self.record(&drawn))
     }
 
-    /// Runs `requests` to their ends: for each in order, its samples in order. `on_event` sees every token as it is drawn.
+    /// Runs `requests` to their ends: for each in order, its samples in order. `on_event` sees every token as it is drawn, and may
+    /// break off: then all is cancelled and nothing returned.
     ///
     /// # Panics
     /// If other requests are in flight.
     pub fn run_all(
         &mut self,
         requests: Vec<Request>,
-        on_event: &mut dyn FnMut(&Event),
-    ) -> Result<Vec<Vec<Completion>>, EngineError> {
+        on_event: &mut dyn FnMut(&Event) -> ControlFlow<()>,
+    ) -> Result<Option<Vec<Vec<Completion>>>, EngineError> {
         assert_eq!(self.in_flight(), 0, "run_all has the engine to itself");
         requests.iter().try_for_each(|request| self.check(request))?;
         let mut completions: Vec<Vec<Completion>> = requests.iter().map(unfinished).collect();
@@ -184,7 +186,11 @@ impl Engine {
         }
         while self.in_flight() > 0 {
             for event in self.step()? {
-                on_event(&event);
+                if on_event(&event).is_break() {
+                    self.waiting.clear();
+                    self.running.clear();
+                    return Ok(None);
+                }
                 let group = &mut completions[places[&event.request]];
                 let completion = group.iter_mut().find(|c| c.sample == event.sample).expect("a sample of its request");
                 match event.kind {
@@ -196,7 +202,7 @@ impl Engine {
                 }
             }
         }
-        Ok(completions)
+        Ok(Some(completions))
     }
 
     /// Mean residual stream after `layer` layers of the base over each prompt: one `[hidden]` a prompt.

@@ -28,7 +28,7 @@ fn sampled(seed: u64, max_tokens: usize) -> Sampling {
 }
 
 fn run(engine: &mut Engine, requests: Vec<Request>) -> Vec<Vec<Completion>> {
-    engine.run_all(requests, &mut |_| ()).unwrap()
+    engine.run_all(requests, &mut |_| ControlFlow::Continue(())).unwrap().expect("nobody breaks off")
 }
 
 /// Thirty-two requests of different lengths, adapters and settings.
@@ -184,7 +184,7 @@ fn a_request_that_cannot_run_is_refused_with_what_would_be_right() {
     for (request, expected) in rows {
         let message = engine.submit(request.clone()).unwrap_err().to_string();
         assert!(message.contains(expected), "{message}");
-        assert!(engine.run_all(vec![good(), request], &mut |_| ()).is_err());
+        assert!(engine.run_all(vec![good(), request], &mut |_| ControlFlow::Continue(())).is_err());
         assert_eq!(engine.in_flight(), 0);
     }
 }

@@ -15,6 +15,7 @@
 mod builtin;
 mod environment;
 mod error;
+mod examples;
 mod grade;
 mod item;
 mod process;
@@ -26,6 +27,7 @@ mod words;
 
 pub use environment::{Draw, Environment, Grade, Info, Level, Outcome, Session, answer};
 pub use error::EnvError;
+pub use examples::{ExampleError, Examples};
 pub use item::{Form, HeldOut, Item, Phrasing, Query, Split, Wordings, canonical, item, items};
 pub use process::{Limits, ProcessEnvironment, ProcessError};
 pub use registry::{Example, NAMES, all, example, find};

@@ -12,10 +12,10 @@ mod tokenizer;
 
 pub use error::TextError;
 pub use pieces::Stream;
-pub use template::{ChatTemplate, Message};
+pub use template::ChatTemplate;
 pub use tokenizer::{Ends, Specials, Tokenizer};
 
-use crate::common::Digest;
+use crate::common::{Digest, Message};
 use socius_models::Checkpoint;
 
 /// Everything about a checkpoint that turns text into tokens.
@@ -53,12 +53,12 @@ impl Text {
     /// The same, ending after the last message if `add_generation_prompt` is false.
     pub fn conversation_ids(&self, messages: &[Message], add_generation_prompt: bool) -> Result<Vec<u32>, TextError> {
         let template = self.template.as_ref().ok_or(TextError::NoTemplate)?;
-        let said = || messages.iter().flat_map(|message| [message.role.as_str(), &message.content]);
-        let mut guard = self.tokenizer.guard(said().chain([template.source()]));
+        let said = messages.iter().map(|message| message.content.as_str());
+        let mut guard = self.tokenizer.guard(said.chain([template.source()]));
         let mut protect = |text| guard.protect(text).map(String::from).ok_or_else(tokenizer::too_many_stand_ins);
         let protected = messages
             .iter()
-            .map(|message| Ok(Message { role: protect(&message.role)?, content: protect(&message.content)? }))
+            .map(|message| Ok(Message { role: message.role, content: protect(&message.content)? }))
             .collect::<Result<Vec<_>, TextError>>()?;
         self.tokenizer.encode_guarded(&template.render(&protected, add_generation_prompt)?, &guard)
     }
@@ -73,6 +73,14 @@ impl Text {
             }
             _ => Ok(ids),
         }
+    }
+
+    /// The token that ends the model's turn: the one that the template writes after a reply, else the end of text.
+    pub fn end_of_turn(&self) -> Option<u32> {
+        let reply = [Message::user("a"), Message::assistant("b")];
+        let ids = self.conversation_ids(&reply, false).unwrap_or_default();
+        let written = ids.iter().rev().find(|id| self.stop_ids.contains(id));
+        written.copied().or(self.tokenizer.ends().eos)
     }
 
     /// Of everything that decides the ids of a conversation.

@@ -2,34 +2,8 @@
 //! Knows no tokens.
 
 use super::{TextError, python_json};
+use crate::common::Message;
 use minijinja::{Environment, Error, ErrorKind, Value, context, value::Kwargs};
-use serde::{Deserialize, Serialize};
-
-/// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `user`, `assistant`, or what else the template knows.
-    pub role: String,
-    /// What was said.
-    pub content: String,
-}
-
-impl Message {
-    /// What the operator says.
-    pub fn system(content: impl Into<String>) -> Self {
-        Self { role: "system".into(), content: content.into() }
-    }
-
-    /// What the user, or an environment, says.
-    pub fn user(content: impl Into<String>) -> Self {
-        Self { role: "user".into(), content: content.into() }
-    }
-
-    /// What the model said.
-    pub fn assistant(content: impl Into<String>) -> Self {
-        Self { role: "assistant".into(), content: content.into() }
-    }
-}
 
 /// Spellings that a template may use by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,0 +1,35 @@
+//! The learning loop, closed here and nowhere else: a subagent is born, acts, is graded, trains, is judged on fresh items,
+//! passes the gate and becomes a skill; the router brings skills back. Never sees flags or terminals.
+
+mod base;
+mod budget;
+mod error;
+mod evaluate;
+mod gate;
+mod generate;
+mod judge;
+mod learn;
+mod measure;
+mod method;
+mod play;
+mod publish;
+mod recipe;
+mod route;
+mod run;
+mod score;
+mod session;
+
+pub use base::{Base, BaseChoice};
+pub use budget::Budget;
+pub use error::AgentError;
+pub use evaluate::{Evaluation, evaluate};
+pub use gate::{Decision, Gate};
+pub use generate::{Answer, Prompt, Question, SkillChoice};
+pub use judge::{fixed_items, fixed_items_of, forms_apart, judge};
+pub use learn::{Learned, Lesson, learn};
+pub use measure::{Grades, improvement, wilson};
+pub use play::{Play, play};
+pub use recipe::{Method, Recipe, UnknownMethod};
+pub use route::Routed;
+pub use score::Scored;
+pub use session::Session;

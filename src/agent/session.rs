@@ -1,0 +1,46 @@
+//! Everything opened once: a base, the library over it, and adapters in memory. Never learns.
+
+use super::{AgentError, Base, BaseChoice, SkillChoice};
+use crate::{
+    common::{Home, Report},
+    library::{AdapterCache, Generation, Library},
+    lora::ActiveAdapter,
+};
+use std::sync::Arc;
+
+/// Adapters kept in memory: 2 GiB hold some hundred of rank 16 over the default base.
+const CACHE_BYTES: usize = 2 << 30;
+
+/// A base and the skills over it.
+pub struct Session {
+    /// Where everything is kept.
+    pub home: Home,
+    /// The base.
+    pub base: Base,
+    /// The skills.
+    pub library: Library,
+    cache: AdapterCache,
+}
+
+impl Session {
+    /// Opens the base that `choice` names, fetched if need be, and the library in `home`.
+    pub fn open(choice: &BaseChoice, home: Home, report: &mut dyn Report) -> Result<Self, AgentError> {
+        let library = Library::open(&home.library())?;
+        let base = Base::open(choice, &home, report)?;
+        Ok(Self { home, base, library, cache: AdapterCache::new(CACHE_BYTES) })
+    }
+
+    /// The adapter of `generation`, from memory or from the library.
+    pub fn adapter(&self, generation: &Generation) -> Result<Arc<ActiveAdapter>, AgentError> {
+        Ok(self.cache.get(&self.library, generation, &self.base.id, self.base.spec())?)
+    }
+
+    /// Who answers the prompt of these token ids; none is the base.
+    pub fn choose(&self, skill: &SkillChoice, prompt: &[u32]) -> Result<Option<Arc<Generation>>, AgentError> {
+        match skill {
+            SkillChoice::None => Ok(None),
+            SkillChoice::Named(skill) => Ok(Some(self.library.show(skill)?)),
+            SkillChoice::Auto => Ok(self.route(&[prompt.to_vec()])?.remove(0).choice),
+        }
+    }
+}
