@@ -30,5 +30,6 @@ pub mod episode;
 pub mod fetch;
 pub mod library;
 pub mod lora;
+pub mod router;
 pub mod text;
 pub mod train;
