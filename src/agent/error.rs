@@ -1,8 +1,8 @@
 //! What can end a subagent's life early, split by what the caller does next.
 
 use crate::{
-    engine::EngineError, envs::EnvError, fetch::FetchError, library::LibraryError, lora::LoraError, text::TextError,
-    train::TrainError,
+    engine::EngineError, envs::EnvError, fetch::FetchError, library::LibraryError, lora::LoraError,
+    router::RouterError, text::TextError, train::TrainError,
 };
 use socius_models::ModelError;
 use std::path::PathBuf;
@@ -54,4 +54,6 @@ pub enum AgentError {
     Lora(#[from] LoraError),
     #[error(transparent)]
     Library(#[from] LibraryError),
+    #[error(transparent)]
+    Router(#[from] RouterError),
 }

@@ -2,38 +2,63 @@
 
 use super::{AgentError, Base, Session};
 use crate::{
+    common::Message,
     engine::{Engine, Limits},
-    library::{Generation, RoutingFeatures, SkillName},
+    library::{Generation, RoutingFeatures},
+    router::{BACKGROUND, Route, Router, Settings, layer},
 };
 use std::sync::Arc;
-
-/// The layer after which prompts are told apart: the middle one separates tasks where the last layers do not (docs/log.md).
-fn layer(base: &Base) -> usize {
-    base.spec().layers * 14 / 30
-}
-
-/// Mean middle-layer states of prompts, as the library keeps them with a generation.
-pub(super) fn routing_features(base: &Base, prompts: &[Vec<u32>]) -> Result<RoutingFeatures, AgentError> {
-    let layer = layer(base);
-    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-    let rows = Engine::new(base.model.clone(), Limits::default()).pooled(&prompts, layer)?;
-    Ok(RoutingFeatures::new(layer, &rows).expect("the model gives finite rows of one width"))
-}
 
 /// The router's answer to one prompt.
 #[derive(Clone, Debug)]
 pub struct Routed {
+    /// What the router decided, and on what grounds.
+    pub route: Route,
     /// The skill that answers; none is the base.
     pub choice: Option<Arc<Generation>>,
-    /// What every skill of this base scored, best first.
-    pub scores: Vec<(SkillName, f64)>,
-    /// The score that a choice must reach.
-    pub threshold: f64,
+}
+
+/// Mean middle-layer states of prompts, as the library keeps them with a generation.
+pub(super) fn routing_features(base: &Base, prompts: &[Vec<u32>]) -> Result<RoutingFeatures, AgentError> {
+    let layer = layer(base.spec());
+    let rows = pooled(base, prompts)?;
+    Ok(RoutingFeatures::new(layer, &rows).expect("the model gives finite rows of one width"))
+}
+
+fn pooled(base: &Base, prompts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, AgentError> {
+    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    Ok(Engine::new(base.model.clone(), Limits::default()).pooled(&prompts, layer(base.spec()))?)
+}
+
+/// A router that knows no skill yet, only what belongs to none.
+fn untaught(base: &Base) -> Result<Router, AgentError> {
+    let prompts = BACKGROUND.iter().map(|prompt| base.prompt_ids(&[Message::user(*prompt)]));
+    let background = routing_features(base, &prompts.collect::<Result<Vec<_>, _>>()?)?;
+    Ok(Router::new(base.id.clone(), background, Settings::default())?)
 }
 
 impl Session {
-    /// Who answers each of these prompts.
+    /// Who answers each of these prompts, by the library as it stands now.
     pub fn route(&self, prompts: &[Vec<u32>]) -> Result<Vec<Routed>, AgentError> {
-        Ok(prompts.iter().map(|_| Routed { choice: None, scores: Vec::new(), threshold: f64::INFINITY }).collect())
+        let router = self.router()?;
+        pooled(&self.base, prompts)?.iter().map(|features| self.routed(&router, features)).collect()
+    }
+
+    /// The router over the library as it stands now. What belongs to no skill is computed once a session.
+    fn router(&self) -> Result<Router, AgentError> {
+        let mut kept = self.router.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut router = match kept.take() {
+            Some(router) => router,
+            None => untaught(&self.base)?,
+        };
+        router.sync(&self.library.catalogue()?);
+        *kept = Some(router.clone());
+        Ok(router)
+    }
+
+    fn routed(&self, router: &Router, features: &[f32]) -> Result<Routed, AgentError> {
+        let route = router.route(features)?;
+        let choice = route.generation.map(|id| self.library.generation(id)).transpose()?;
+        Ok(Routed { route, choice })
     }
 }

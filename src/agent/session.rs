@@ -5,8 +5,9 @@ use crate::{
     common::{Home, Report},
     library::{AdapterCache, Generation, Library},
     lora::ActiveAdapter,
+    router::Router,
 };
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Adapters kept in memory: 2 GiB hold some hundred of rank 16 over the default base.
 const CACHE_BYTES: usize = 2 << 30;
@@ -20,6 +21,7 @@ pub struct Session {
     /// The skills.
     pub library: Library,
     cache: AdapterCache,
+    pub(super) router: Mutex<Option<Router>>,
 }
 
 impl Session {
@@ -27,7 +29,7 @@ impl Session {
     pub fn open(choice: &BaseChoice, home: Home, report: &mut dyn Report) -> Result<Self, AgentError> {
         let library = Library::open(&home.library())?;
         let base = Base::open(choice, &home, report)?;
-        Ok(Self { home, base, library, cache: AdapterCache::new(CACHE_BYTES) })
+        Ok(Self { home, base, library, cache: AdapterCache::new(CACHE_BYTES), router: Mutex::default() })
     }
 
     /// The adapter of `generation`, from memory or from the library.
