@@ -59,5 +59,11 @@ pub enum EnvError {
     },
     /// The environment's process misbehaved: the run ends, and can be resumed once the process is mended.
     #[error(transparent)]
-    Process(#[from] ProcessError),
+    Process(Box<ProcessError>),
+}
+
+impl From<ProcessError> for EnvError {
+    fn from(error: ProcessError) -> Self {
+        Self::Process(Box::new(error))
+    }
 }

@@ -60,8 +60,8 @@ pub(super) fn number(reply: &str) -> Option<String> {
         let (left, right): (&Span, &Span) = (&numbers[i], &numbers[i + 1]);
         JOINTS.contains(&reply[left.end..right.start].trim().to_lowercase().as_str())
     };
-    let alone = |&i: &usize| !(i > 0 && joined(i - 1)) && !(i + 1 < numbers.len() && joined(i));
-    (0..numbers.len()).find(alone).map(|i| numbers[i].text.clone())
+    let listed = |i: usize| (i > 0 && joined(i - 1)) || (i + 1 < numbers.len() && joined(i));
+    (0..numbers.len()).find(|&i| !listed(i)).map(|i| numbers[i].text.clone())
 }
 
 /// The result of a calculation: the first number after the first `=`; without one, the first number of all.

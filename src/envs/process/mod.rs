@@ -37,16 +37,14 @@ pub enum ProcessError {
         expected: &'static str,
     },
     /// It ended.
-    #[error("`{command}` ended ({status}) instead of answering {request:?}{after}; expected: {expected}{stderr}")]
+    #[error("`{command}` ended ({how}) instead of answering {request:?}; expected: {expected}{stderr}")]
     Ended {
         /// The shell command.
         command: String,
         /// The request's type.
         request: &'static str,
-        /// Exit status, as far as known.
-        status: String,
-        /// The unfinished line before its end, if any.
-        after: String,
+        /// Exit status and the unfinished line before its end, as far as known.
+        how: String,
         /// A right answer.
         expected: &'static str,
         /// Its last words on stderr, if any.
@@ -171,15 +169,12 @@ impl Link {
                 ProcessError::Oversize { command, request, bytes_max, received, expected }
             }
             NoLine::Ended { partial, status, stderr } => {
-                let some = |text: String, words: &str| match text.is_empty() {
-                    true => text,
-                    false => format!("{words}{text}"),
-                };
-                let after = if partial.is_empty() { String::new() } else { excerpt(&partial) };
-                let status = status.map_or_else(|| "its output closed".into(), |status| status.to_string());
-                let after = some(after, " after the unfinished line ");
-                let stderr = some(stderr, "; on stderr it said:\n");
-                ProcessError::Ended { command, request, status, after, expected, stderr }
+                let mut how = status.map_or_else(|| "its output closed".into(), |status| status.to_string());
+                if !partial.is_empty() {
+                    how += &format!(", after the unfinished line {}", excerpt(&partial));
+                }
+                let stderr = if stderr.is_empty() { stderr } else { format!("; on stderr it said:\n{stderr}") };
+                ProcessError::Ended { command, request, how, expected, stderr }
             }
         }
     }

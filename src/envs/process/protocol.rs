@@ -84,7 +84,7 @@ pub(super) fn fields(line: &[u8], id: u64) -> Result<Map<String, Value>, Fault> 
         serde_json::from_slice(line).map_err(|error| Fault::Unreadable(format!("it is not JSON ({error})")))?;
     let Value::Object(fields) = value else { return Err(Fault::Unreadable("it is not a JSON object".into())) };
     match fields.get("id") {
-        Some(found) if *found == Value::from(id) => {}
+        Some(found) if *found == id => {}
         Some(found) => return Err(Fault::Unreadable(format!("its \"id\" is {found}, the request's is {id}"))),
         None => return Err(Fault::Unreadable(format!("it lacks \"id\": {id}"))),
     }
@@ -123,7 +123,7 @@ fn one() -> usize {
 /// The reply to `hello`.
 pub(super) fn hello(fields: Map<String, Value>) -> Result<Info, Fault> {
     match fields.get("socius") {
-        Some(version) if *version == Value::from(VERSION) => {}
+        Some(version) if *version == VERSION => {}
         Some(version) => return Err(Fault::Version(version.to_string())),
         None => return Err(Fault::Version("none".into())),
     }
