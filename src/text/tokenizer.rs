@@ -63,13 +63,9 @@ impl Tokenizer {
             return Err(format!("token {token:?} has id {id}; ids below {IDS_MAX} are expected"));
         }
         let added = inner.get_added_tokens_decoder();
-        let piece = |(text, id): (&String, &u32)| -> (u32, bool, bool) {
-            let added = added.get(id).filter(|token| token.content == *text);
-            (*id, added.is_some(), added.is_some_and(|token| token.special))
-        };
         let pieces = vocabulary.iter().map(|(text, id)| {
-            let (id, literal, special) = piece((text, id));
-            Piece { id, text, literal, special }
+            let added = added.get(id).filter(|token| token.content == *text);
+            Piece { id: *id, text, literal: added.is_some(), special: added.is_some_and(|token| token.special) }
         });
         let pieces = Pieces::new(spelling, pieces);
         let special = added.values().filter(|token| token.special).map(|token| token.content.clone());

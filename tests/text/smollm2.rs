@@ -1,0 +1,39 @@
+//! The default model's own tokenizer and template against transformers. Fetches the model on first use.
+
+use crate::fixture::{Case, assert_ids, golden};
+use serde::Deserialize;
+use socius::{
+    common::{Home, Message, Silent},
+    fetch,
+    text::Text,
+};
+use socius_models::Checkpoint;
+
+#[derive(Deserialize)]
+struct Trace {
+    cases: Vec<Case>,
+    chats: Vec<Chat>,
+}
+
+#[derive(Deserialize)]
+struct Chat {
+    messages: Vec<Message>,
+    rendered: String,
+    ids: Vec<u32>,
+}
+
+#[test]
+fn smollm2_tokenizes_and_converses_as_in_transformers() {
+    let home = Home::from_env().unwrap();
+    let local = fetch::ensure(fetch::DEFAULT_MODEL, &home, &mut Silent).unwrap();
+    let model = Text::open(&Checkpoint::open(&local.path).unwrap()).unwrap();
+    let trace: Trace = golden("smollm2.json");
+    assert_ids(&model, &trace.cases, "smollm2");
+    for chat in &trace.chats {
+        let template = model.template.as_ref().unwrap();
+        assert_eq!(template.render(&chat.messages, true).unwrap(), chat.rendered);
+        assert_eq!(model.prompt_ids(&chat.messages).unwrap(), chat.ids, "{:?}", chat.messages);
+    }
+    assert_eq!(model.stop_ids, [0, 2]);
+    assert!(!model.tokenizer.ends().add_bos);
+}
