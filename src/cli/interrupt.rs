@@ -23,3 +23,8 @@ pub(super) fn install() {
 pub(super) fn asked() -> bool {
     ASKED.load(Ordering::SeqCst)
 }
+
+/// What was asked to end has ended; the next Ctrl-C is a first one again.
+pub(super) fn forget() {
+    ASKED.store(false, Ordering::SeqCst);
+}

@@ -3,12 +3,20 @@
 //! One file a command: its flags and its `run`, which returns what `--json` prints. Exit codes: 0 done, 1 the work failed (one
 //! line on stderr), 2 usage.
 
+mod answer;
+mod chat;
 mod completions;
 mod doctor;
 mod envs;
+mod eval;
+mod flags;
+mod generate;
 mod interrupt;
+mod learn;
 mod models;
 mod pull;
+mod route;
+mod score;
 mod skills;
 mod terminal;
 mod text;
@@ -31,17 +39,25 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  socius pull                 fetch the default model
-  socius models               what is known, and what is here
+  socius learn                             learn the default environment, with the default model
+  socius envs                              what else can be learned here
+  socius generate 'Reverse: planet'        answer, under the skill that fits
+  socius skills list                       what has been learned
 
 Data lives in $SOCIUS_HOME, else in the platform's data folder.";
 
 #[derive(Subcommand)]
 enum Command {
-    Pull(pull::Args),
-    Models(models::Args),
+    Learn(learn::Args),
+    Generate(generate::Args),
+    Chat(chat::Args),
+    Score(score::Args),
+    Route(route::Args),
+    Eval(eval::Args),
     Envs(envs::Args),
     Skills(skills::Args),
+    Models(models::Args),
+    Pull(pull::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
 }
@@ -49,10 +65,16 @@ enum Command {
 impl Command {
     fn run(self, terminal: &mut Terminal) -> anyhow::Result<Value> {
         match self {
-            Self::Pull(args) => pull::run(args, terminal),
-            Self::Models(args) => models::run(args, terminal),
+            Self::Learn(args) => learn::run(args, terminal),
+            Self::Generate(args) => generate::run(args, terminal),
+            Self::Chat(args) => chat::run(args, terminal),
+            Self::Score(args) => score::run(args, terminal),
+            Self::Route(args) => route::run(args, terminal),
+            Self::Eval(args) => eval::run(args, terminal),
             Self::Envs(args) => envs::run(args, terminal),
             Self::Skills(args) => skills::run(args, terminal),
+            Self::Models(args) => models::run(args, terminal),
+            Self::Pull(args) => pull::run(args, terminal),
             Self::Doctor(args) => doctor::run(args, terminal),
             Self::Completions(args) => completions::run(args, terminal),
         }

@@ -1,15 +1,15 @@
-//! `socius skills`: what the library holds, in and out of it. Never runs a model.
+//! `socius skills`: what the library holds, in and out of it. Never asks a model anything.
 
-use super::{Terminal, text};
+use super::{Terminal, answer::versioned, flags::BaseFlags, text};
 use crate::{
     common::{Home, Report},
-    library::{Export, Generation, Library, Listing, Score, SkillName, SkillRef, SkillSummary},
+    library::{Export, Generation, Import, Library, Listing, Score, SkillName, SkillRef, SkillSummary},
 };
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-/// List, inspect, export and remove skills
+/// List, inspect, export, import and remove skills
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -50,12 +50,35 @@ Examples:
     /// Write a skill's adapter for other programs
     #[command(after_help = "\
 Examples:
-  socius skills export reverse ./reverse-lora               for peft, vLLM and others")]
+  socius skills export reverse ./reverse-lora               for peft, vLLM and others
+  socius skills export reverse ./reverse-lora --format gguf   for llama.cpp")]
     Export {
         /// NAME, NAME@NUMBER or NAME@DIGEST
         skill: SkillRef,
         /// The folder to write into; made if it is missing
         folder: PathBuf,
+        /// PEFT's two files, or one GGUF
+        #[arg(long, value_enum, default_value = "peft")]
+        format: Format,
+        #[command(flatten)]
+        base: BaseFlags,
+    },
+    /// Make a skill of an adapter that another program trained
+    #[command(after_help = "\
+Examples:
+  socius skills import ./my-peft-adapter --name summarise
+  socius skills import adapter.gguf --name summarise --description 'one-line summaries'")]
+    Import {
+        /// A PEFT folder or a GGUF adapter
+        path: PathBuf,
+        /// What to call it; the file's or folder's name without
+        #[arg(long)]
+        name: Option<SkillName>,
+        /// What it is for, in a sentence
+        #[arg(long, default_value = "")]
+        description: String,
+        #[command(flatten)]
+        base: BaseFlags,
     },
     /// Take a skill's name out of the library
     #[command(after_help = "\
@@ -67,6 +90,12 @@ Its generations stay on disk, for other skills may have been born from them.")]
         /// The skill
         name: SkillName,
     },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Peft,
+    Gguf,
 }
 
 pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> {
@@ -84,11 +113,35 @@ pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> 
             show_listing(&listing, terminal)?;
             Ok(json!({ "name": name, "generations": summaries(&listing), "damaged": damaged(&listing) }))
         }
-        Action::Export { skill, folder } => {
+        Action::Export { skill, folder, format, base } => {
             let generation = library.show(&skill)?;
-            let files = library.export(&generation, &folder, Export::Peft)?;
+            let files = match format {
+                Format::Peft => library.export(&generation, &folder, Export::Peft)?,
+                Format::Gguf => {
+                    let base = base.open(terminal)?.base;
+                    library.export(&generation, &folder, Export::Gguf { base: &base.id, spec: base.spec() })?
+                }
+            };
             terminal.lines(files.iter().map(|file| file.display().to_string()))?;
             Ok(json!({ "name": generation.manifest.name, "generation": generation.id, "files": files }))
+        }
+        Action::Import { path, name, description, base } => {
+            let name = name.map_or_else(|| name_of(&path), Ok)?;
+            let base = base.open(terminal)?.base;
+            let generation = library.import(Import {
+                path: &path,
+                name,
+                description,
+                base: &base.id,
+                spec: base.spec(),
+                aliases: &base.aliases,
+                routing: None,
+                created: jiff::Timestamp::now(),
+            })?;
+            terminal.line(format!("{} is now a skill", versioned(&generation)))?;
+            terminal
+                .note("it came without example prompts: it runs when asked for by name, the router does not know it");
+            Ok(json!(SkillSummary::from(&*generation)))
         }
         Action::Remove { name } => {
             library.remove(&name)?;
@@ -96,6 +149,11 @@ pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> 
             Ok(json!({ "removed": name }))
         }
     }
+}
+
+fn name_of(path: &std::path::Path) -> anyhow::Result<SkillName> {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    stem.parse().map_err(|error| anyhow::anyhow!("{error}; give one with --name"))
 }
 
 fn summaries(listing: &Listing) -> Vec<SkillSummary> {
@@ -133,10 +191,6 @@ fn show_listing(listing: &Listing, terminal: &mut Terminal) -> anyhow::Result<()
         terminal.note(&error.to_string());
     }
     Ok(())
-}
-
-fn versioned(generation: &Generation) -> String {
-    format!("{}@{}", generation.manifest.name, generation.manifest.number)
 }
 
 fn show(generation: &Generation, terminal: &mut Terminal) -> anyhow::Result<Value> {

@@ -43,6 +43,18 @@ impl Terminal {
         if self.json { Ok(()) } else { writeln!(anstream::stdout(), "{}", line.as_ref()) }
     }
 
+    /// A piece of a line, shown at once.
+    pub(super) fn piece(&mut self, piece: &str) -> io::Result<()> {
+        self.clear();
+        if self.json {
+            return Ok(());
+        }
+        // What a model writes may hold control sequences: they are not the terminal's business.
+        let shown: String = piece.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect();
+        write!(io::stdout(), "{shown}")?;
+        io::stdout().flush()
+    }
+
     /// Lines of the result.
     pub(super) fn lines(&mut self, lines: impl IntoIterator<Item = String>) -> io::Result<()> {
         lines.into_iter().try_for_each(|line| self.line(line))

@@ -1,5 +1,8 @@
 //! The binary as a script meets it: exit codes, the JSON line, help, an empty home.
 
+mod checkpoint;
+mod models;
+
 use serde_json::Value;
 use socius::{
     common::Digest,

@@ -1,0 +1,143 @@
+//! The commands that run a model, on random weights: what they promise holds whatever the model says.
+
+use crate::{checkpoint, empty, json, socius, text};
+use serde_json::Value;
+use std::{path::Path, process::Output};
+
+/// A home, and beside it a model.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let home = empty();
+        checkpoint::write(&home.path().join("tiny"));
+        Self(home)
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let model = self.0.path().join("tiny");
+        socius(self.0.path(), &[args, &["--model", model.to_str().unwrap()]].concat())
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        let output = self.run(&[args, &["--json"]].concat());
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", text(&output.stderr));
+        json(&output)
+    }
+
+    fn path(&self, name: &str) -> String {
+        Path::join(self.0.path(), name).to_str().unwrap().to_owned()
+    }
+}
+
+fn floats(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+}
+
+#[test]
+fn generate_gives_text_tokens_and_logprobs_and_the_same_for_the_same_seed() {
+    let place = Place::new();
+    let args = ["generate", "Hello", "--max-tokens", "12", "--temperature", "1", "--seed", "3"];
+    let answer = place.json(&args);
+    let tokens = answer["tokens"].as_array().unwrap();
+    assert!(!tokens.is_empty() && tokens.len() <= 12);
+    assert!(
+        floats(&answer["logprobs"]).iter().all(|p| *p <= 0.0)
+            && answer["logprobs"].as_array().unwrap().len() == tokens.len()
+    );
+    assert!(matches!(answer["finish_reason"].as_str(), Some("length" | "stop")));
+    assert_eq!((&answer["skill"], &answer["generation"]), (&Value::Null, &Value::Null));
+    // <|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n
+    assert_eq!(answer["prompt_tokens"], 1 + 5 + 5 + 1 + 1 + 1 + 10);
+    assert_eq!(place.json(&args), answer);
+    assert_eq!(place.json(&[&args[..], &["--threads", "1"]].concat()), answer, "whatever the number of threads");
+    let raw = place.json(&["generate", "--raw", "Hello", "--max-tokens", "1"]);
+    assert_eq!(raw["prompt_tokens"], 5);
+    let people = place.run(&args);
+    let printable = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
+    assert_eq!(printable(text(&people.stdout)), printable(answer["text"].as_str().unwrap()));
+    assert!(text(&people.stderr).contains("the base"), "it says who answered: {}", text(&people.stderr));
+}
+
+#[test]
+fn score_agrees_with_what_generate_drew() {
+    let place = Place::new();
+    let drawn = place.json(&["generate", "--raw", "abc", "--max-tokens", "1", "--dtype", "f32", "--skill", "none"]);
+    let letter = drawn["text"].as_str().unwrap();
+    if let Some(byte) = drawn["tokens"][0].as_u64().filter(|token| *token < 128) {
+        assert_eq!(letter.as_bytes(), [u8::try_from(byte).unwrap()]);
+        let scored = place.json(&["score", "--raw", "--prompt", "abc", "--completion", letter, "--dtype", "f32"]);
+        assert_eq!(scored["tokens"], drawn["tokens"]);
+        assert!((floats(&scored["logprobs"])[0] - floats(&drawn["logprobs"])[0]).abs() < 1e-4);
+    }
+    let scored = place.json(&["score", "--prompt", "abc", "--completion", "de f"]);
+    assert_eq!(scored["tokens"].as_array().unwrap().len(), 4);
+    assert!((scored["sum"].as_f64().unwrap() - floats(&scored["logprobs"]).iter().sum::<f64>()).abs() < 1e-6);
+}
+
+#[test]
+fn a_refused_candidate_is_a_finished_run_with_a_reason() {
+    let place = Place::new();
+    let args = ["learn", "reverse", "--learner", "sft", "--steps", "2", "--test-items", "8", "--seed", "1"];
+    let learned = place.json(&args);
+    assert_eq!(
+        (&learned["skill"], &learned["env"], &learned["learner"]),
+        (&"reverse".into(), &"reverse".into(), &"sft".into())
+    );
+    assert_eq!((&learned["steps"], &learned["seed"], &learned["admitted"]), (&2.into(), &1.into(), &false.into()));
+    assert_eq!((&learned["generation"], &learned["after"]["items"]), (&Value::Null, &8.into()));
+    assert!(learned["reason"].as_str().unwrap().contains("validation items"));
+    for key in ["strict", "lenient", "items", "ci95"] {
+        assert!(!learned["before"][key].is_null() && !learned["after"][key].is_null(), "{key}");
+    }
+    assert!(place.json(&["eval", "reverse", "--items", "4"])["answered_by"]["base"] == 4);
+    let listed = json(&socius(place.0.path(), &["skills", "list", "--json"]));
+    assert!(listed["skills"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn bad_requests_to_a_model_fail_in_one_line_that_says_what_would_be_right() {
+    let place = Place::new();
+    let rows: &[(&[&str], &str)] = &[
+        (&["generate", "x", "--skill", "nobody"], "nobody"),
+        (&["learn", "no-such-env"], "reverse"),
+        (&["learn", "reverse", "--level", "99"], "level"),
+        (&["eval", "no-such-env"], "reverse"),
+        (&["learn", "reverse", "--parent", "nobody"], "nobody"),
+        (&["generate", "x", "--device", "cuda:7"], "--device cpu"),
+    ];
+    for (args, hint) in rows {
+        let output = place.run(args);
+        let last = text(&output.stderr).lines().last().unwrap().to_owned();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {last}");
+        assert!(last.starts_with("error: ") && last.contains(hint), "{args:?}: {last}");
+    }
+    let usage: &[&[&str]] = &[
+        &["generate", "x", "--temperature=-1"],
+        &["generate", "x", "--skill", "a/b"],
+        &["generate", "x", "--dtype", "f8"],
+        &["generate", "x", "--threads", "0"],
+        &["generate", "x", "--device", "tpu"],
+        &["learn", "--budget", "5 minutes"],
+        &["learn", "--budget", "5m", "--steps", "3"],
+        &["learn", "--learner", "magic"],
+    ];
+    for args in usage {
+        assert_eq!(place.run(args).status.code(), Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn an_adapter_imports_under_a_name_and_exports_for_others() {
+    let place = Place::new();
+    let adapter = place.path("adapter");
+    checkpoint::write_adapter(Path::new(&adapter), &place.path("tiny"));
+    let imported = place.json(&["skills", "import", &adapter, "--name", "mine"]);
+    assert_eq!(imported["name"], "mine");
+    let answer = place.json(&["generate", "Hello", "--max-tokens", "3", "--skill", "mine"]);
+    assert_eq!((&answer["skill"], &answer["generation"]), (&"mine".into(), &imported["generation"]));
+    let files = place.json(&["skills", "export", "mine", &place.path("out"), "--format", "gguf"]);
+    assert!(files["files"][0].as_str().unwrap().ends_with("mine.gguf"));
+    let back = place.json(&["skills", "import", files["files"][0].as_str().unwrap(), "--name", "back"]);
+    assert_eq!(back["bytes"], imported["bytes"], "the same adapter");
+}
