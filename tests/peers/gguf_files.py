@@ -6,6 +6,13 @@ convert_lora_to_gguf.py does the same to the rows of their lora_b.
 import gguf
 import numpy as np
 
+import random_weights
+
+K = gguf.GGMLQuantizationType
+# The package reads k-quants but cannot make them: type → byte offsets of the f16 scales in a block, and values that give a
+# row of random blocks a variance near 1 / 256.
+K_SCALES = {K.Q4_K: {0: 2.5e-4, 2: 1.9e-3}, K.Q5_K: {0: 1.2e-4, 2: 1.9e-3}, K.Q6_K: {208: 6.2e-5}}
+
 
 def permute(rows: np.ndarray, heads: int) -> np.ndarray:
     """Row (head, half, i) of Hugging Face becomes row (head, i, half)."""
@@ -23,6 +30,19 @@ def gguf_order(name: str, rows: np.ndarray, config: dict) -> np.ndarray:
 
 def name_map(config: dict):
     return gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+
+
+def encode(name: str, values: np.ndarray, kind: K) -> np.ndarray:
+    """`values` in `kind`; for a k-quant, blocks of random bytes under `name` in their place."""
+    if kind not in K_SCALES:
+        return gguf.quants.quantize(np.ascontiguousarray(values), kind)
+    block_values, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    blocks = (values.shape[0], values.shape[1] // block_values)
+    random = random_weights.tensor(name, (blocks[0] * blocks[1], block_bytes), 0)
+    data = ((random / np.abs(random).max() / 2 + 0.5) * 255).astype(np.uint8)
+    for offset, scale in K_SCALES[kind].items():
+        data[:, offset : offset + 2] = np.frombuffer(np.float16(scale).tobytes(), np.uint8)
+    return data.reshape(blocks[0], blocks[1] * block_bytes)
 
 
 def finish(writer: gguf.GGUFWriter):
@@ -52,7 +72,7 @@ def write_checkpoint(path, config: dict, tensors: dict[str, np.ndarray], types: 
     for name, values in tensors.items():
         stem = names.get_name(name, try_suffixes=(".weight",))
         kind = next((t for end, t in types.items() if stem.removesuffix(".weight").endswith(end)), gguf.GGMLQuantizationType.F32)
-        data = gguf.quants.quantize(np.ascontiguousarray(gguf_order(name, values, config)), kind)
+        data = encode(name, gguf_order(name, values, config), kind)
         writer.add_tensor(stem, data, raw_dtype=kind)
     finish(writer)
 

@@ -11,11 +11,13 @@ import gguf_files
 from common import GOLDEN, TINY, random_model, random_tokens, rounded, write_trace
 
 SEED = 31
-# Rows of 32 values, so that block types fit; grouped queries, so that K's permutation is not Q's.
-CONFIG = {**TINY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-          "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 89, "rope_theta": 5e4, "tie_word_embeddings": False}  # fmt: skip
-TYPES = {"token_embd": Type.Q8_0, "blk.0.attn_q": Type.Q4_0, "blk.1.attn_q": Type.F16, "attn_k": Type.Q5_1, "attn_v": Type.Q4_1,
-         "attn_output": Type.Q5_0, "ffn_gate": Type.Q8_0, "ffn_up": Type.BF16, "ffn_down": Type.Q5_0, "output": Type.Q8_0}  # fmt: skip
+# Rows of 32 and of 256 values, so that block types fit; grouped queries, so that K's permutation is not Q's.
+CONFIG = {**TINY, "hidden_size": 32, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2,
+          "head_dim": 8, "vocab_size": 89, "rope_theta": 5e4, "tie_word_embeddings": False}  # fmt: skip
+TYPES = {"token_embd": Type.Q8_0, "blk.0.attn_q": Type.Q4_0, "blk.1.attn_q": Type.F16, "attn_k": Type.Q5_1,
+         "attn_v": Type.Q4_1, "attn_output": Type.Q5_0, "ffn_gate": Type.Q8_0, "ffn_up": Type.BF16,
+         "blk.0.ffn_down": Type.Q4_K, "blk.1.ffn_down": Type.Q5_K, "blk.2.ffn_down": Type.Q6_K,
+         "output": Type.Q8_0}  # fmt: skip
 FOLDER = GOLDEN / "checkpoints"
 TOKENS = random_tokens("checkpoint.text", 40, CONFIG["vocab_size"], SEED)
 POSITIONS = [0, 1, 20, 39]
