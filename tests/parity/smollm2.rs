@@ -9,9 +9,10 @@ use serde::Deserialize;
 use socius::{
     common::{Home, Silent},
     fetch,
+    text::{Message, Text},
 };
 use socius_models::{Batch, Checkpoint, Dtype, KvSequence, Model, Row};
-use std::sync::OnceLock;
+use std::{path::Path, sync::OnceLock};
 
 /// Largest difference of a recorded logprob in f32, in nats.
 const LOGPROB_DIFFERENCE_MAX: f32 = 2e-3;
@@ -22,13 +23,23 @@ const BF16_KL_MAX: f64 = 1e-3;
 struct Trace {
     gguf_sha256: String,
     answers: Vec<Answer>,
+    texts: Vec<TokenisedText>,
+    text: String,
     windows: Vec<Window>,
 }
 
 #[derive(Deserialize)]
 struct Answer {
+    prompt: String,
     tokens: Vec<u32>,
     greedy: Vec<u32>,
+}
+
+/// A text and its token ids.
+#[derive(Deserialize)]
+struct TokenisedText {
+    text: String,
+    tokens: Vec<u32>,
 }
 
 /// A piece of text: all but its last token are read from position 0, all but its first are scored.
@@ -49,11 +60,15 @@ struct TrainingTrace {
 }
 
 /// The default model, fetched on first use.
-fn load(sha256: &str, dtype: Dtype) -> Model {
+fn open(sha256: &str) -> Checkpoint {
     let home = Home::from_env().unwrap();
     let local = fetch::ensure(fetch::DEFAULT_MODEL, &home, &mut Silent).unwrap();
     assert_eq!(local.digest.to_string(), sha256, "the traces are of another file");
-    let checkpoint = Checkpoint::open(&local.path).unwrap();
+    Checkpoint::open(&local.path).unwrap()
+}
+
+fn load(sha256: &str, dtype: Dtype) -> Model {
+    let checkpoint = open(sha256);
     Model::load(checkpoint.spec.clone(), &checkpoint, &Device::Cpu, dtype).unwrap()
 }
 
@@ -90,6 +105,23 @@ impl Window {
             .flat_map(|(row, tokens)| tokens.iter().map(|&token| row[token]))
             .collect();
         difference(&chosen, &self.logprobs).max(difference(&top, &self.top_logprobs.concat()))
+    }
+}
+
+#[test]
+fn texts_and_conversations_have_the_token_ids_of_transformers() {
+    let trace: Trace = trace("smollm2.json");
+    let text = Text::open(&open(&trace.gguf_sha256)).unwrap();
+    for Answer { prompt, tokens, .. } in &trace.answers {
+        assert_eq!(&text.prompt_ids(&[Message::user(prompt)]).unwrap(), tokens, "{prompt}");
+    }
+    for TokenisedText { text: given, tokens } in &trace.texts {
+        assert_eq!(&text.raw_ids(given).unwrap(), tokens, "{given:?}");
+    }
+    let file = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&trace.text)).unwrap();
+    let ids = text.raw_ids(&file).unwrap();
+    for (window, start) in trace.windows.iter().zip((0..).step_by(500)) {
+        assert_eq!(ids[start..start + 501], window.tokens);
     }
 }
 

@@ -9,6 +9,12 @@ PROMPTS = [
     "Explain how bread is made, step by step.",
     "List five animals that live in the sea and say one thing about each.",
 ]
+# What tokenizers differ on: digits, spaces, contractions, scripts, combining and astral characters, controls.
+TEXTS = [
+    "In 1984 there were 12,345.67 of them; 3rd of 007.", "don't you'll WE'RE I'd've o'clock 's", "  two  spaces\n\n\n\tand a tab \r\n end   ",
+    "naïve café — “quotes” … ½ №5 ²", "Привет, мир! Γειά σου κόσμε", "東京に行きました。你好，世界 안녕하세요",
+    "हिन्दी में लिखा मराठी", "🙂👩‍👩‍👧‍👦 e\u0301 \u200bzero\u00a0nbsp", "fn main() { println!(\"{:?}\", x_1[2]); } // 0xFF == 255", "", "a", " ", "\n",
+]  # fmt: skip
 NEW_TOKENS = 64
 WINDOW, WINDOWS = 500, 4
 TOP_EVERY, TOP = 20, 8
@@ -51,4 +57,6 @@ text = (ROOT / "LICENSE-APACHE").read_text()
 ids = tokenizer(text, add_special_tokens=False).input_ids[: WINDOW * WINDOWS + 1]
 assert len(ids) == WINDOW * WINDOWS + 1
 windows = [window(model, ids[start : start + WINDOW + 1]) for start in range(0, WINDOW * WINDOWS, WINDOW)]
-write_trace("smollm2", gguf_sha256=smollm2.SHA256, answers=answers, text="LICENSE-APACHE", windows=windows)
+texts = [dict(text=text, tokens=tokenizer(text, add_special_tokens=False).input_ids) for text in TEXTS]
+write_trace("smollm2", gguf_sha256=smollm2.SHA256, answers=answers, texts=texts,
+            text="LICENSE-APACHE", windows=windows)  # fmt: skip
