@@ -7,9 +7,9 @@ use crate::{
 use candle_core::Device;
 use serde::Deserialize;
 use socius::{
-    common::{Home, Silent},
+    common::{Home, Message, Silent},
     fetch,
-    text::{Message, Text},
+    text::Text,
 };
 use socius_models::{Batch, Checkpoint, Dtype, KvSequence, Model, Row};
 use std::{path::Path, sync::OnceLock};
