@@ -8,7 +8,7 @@ use crate::{
     agent::{self, Budget, Learned, Lesson, Method, Prompt, Question, Recipe, Session, SkillChoice, UnknownMethod},
     common::Seed,
     engine::Sampling,
-    envs::{self, Environment, Query, Split},
+    envs::{self, Environment, HeldOut, Query, Split},
     library::{Comparison, Score, SkillName, SkillRef},
 };
 use anyhow::Context;
@@ -45,18 +45,21 @@ pub(super) struct Args {
     /// Items of the test that is reported
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     test_items: u32,
+    /// auto, sft (revealed answers), raft, rloo or grpo (reward alone)
+    #[arg(long, default_value = "auto", value_parser = learner)]
+    learner: Learner,
+    /// Weight of the KL to the base in reward-only learning
+    #[arg(long, default_value_t = 0.0, value_parser = rate)]
+    kl: f64,
     #[command(flatten)]
-    recipe: RecipeFlags,
+    training: TrainingFlags,
     #[command(flatten)]
     base: BaseFlags,
 }
 
-/// How to learn.
+/// How much, and with what, to learn.
 #[derive(clap::Args)]
-pub(super) struct RecipeFlags {
-    /// auto, sft (revealed answers), raft, rloo or grpo (reward alone)
-    #[arg(long, default_value = "auto", value_parser = learner)]
-    learner: Learner,
+pub(super) struct TrainingFlags {
     /// Time from base score to gate, such as 90s or 5m
     #[arg(long, value_parser = flags::budget, conflicts_with = "steps")]
     budget: Option<Budget>,
@@ -67,11 +70,8 @@ pub(super) struct RecipeFlags {
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=256))]
     rank: u32,
     /// Peak learning rate; the learner's own without
-    #[arg(long, value_parser = learning_rate)]
+    #[arg(long, value_parser = rate)]
     lr: Option<f64>,
-    /// Weight of the KL to the base in reward-only learning
-    #[arg(long, default_value_t = 0.0, value_parser = learning_rate)]
-    kl: f64,
     /// Probability of dropping an adapter's input in training
     #[arg(long, default_value_t = 0.0, value_parser = flags::fraction)]
     dropout: f32,
@@ -88,21 +88,19 @@ fn learner(text: &str) -> Result<Learner, UnknownMethod> {
     if text == "auto" { Ok(Learner(None)) } else { text.parse().map(|method| Learner(Some(method))) }
 }
 
-fn learning_rate(text: &str) -> Result<f64, String> {
+fn rate(text: &str) -> Result<f64, String> {
     let found = text.parse().ok().filter(|rate: &f64| (0.0..=1.0).contains(rate));
     found.ok_or_else(|| "a number from 0 to 1 is expected, such as 5e-4".to_owned())
 }
 
-impl RecipeFlags {
+impl TrainingFlags {
     pub(super) fn recipe(&self) -> Recipe {
         Recipe {
-            method: self.learner.0,
             seed: self.seed,
             budget: self.budget.or(self.steps.map(|steps| Budget::Steps(steps as usize))),
             rank: self.rank as usize,
             alpha: 2.0 * f64::from(self.rank),
             lr: self.lr,
-            kl: self.kl,
             dropout: f64::from(self.dropout),
             ..Recipe::default()
         }
@@ -113,17 +111,27 @@ pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> 
     let env = environment(&args.env, args.env_command.as_deref())?;
     env.info().level(args.level)?;
     let name = args.name.map_or_else(|| default_name(&*env), Ok)?;
-    let recipe = Recipe { level: args.level, test_items: args.test_items as usize, ..args.recipe.recipe() };
+    let recipe = Recipe {
+        method: args.learner.0,
+        kl: args.kl,
+        level: args.level,
+        test_items: args.test_items as usize,
+        ..args.training.recipe()
+    };
     let session = args.base.open(terminal)?;
     let parent = args.parent.map(|parent| session.library.show(&parent)).transpose()?;
-    let lesson = Lesson { base: &session.base, env: &*env, recipe, name, parent };
-    let learned = agent::learn(&lesson, &session.library, &session.home, terminal)?;
-    show(&lesson, &learned, terminal)?;
+    live(&session, &Lesson { base: &session.base, env: &*env, recipe, name, parent }, terminal)
+}
+
+/// Lives the life, shows what came of it, and gives it as JSON.
+pub(super) fn live(session: &Session, lesson: &Lesson<'_>, terminal: &mut Terminal) -> anyhow::Result<Value> {
+    let learned = agent::learn(lesson, &session.library, &session.home, terminal)?;
+    show(lesson, &learned, terminal)?;
     let shown = match learned.generation {
-        Some(_) => Some(demonstrate(&session, &lesson, terminal)?),
+        Some(_) => Some(demonstrate(session, lesson, terminal)?),
         None => None,
     };
-    let mut value = to_json(&lesson, &learned);
+    let mut value = to_json(lesson, &learned);
     value["shown"] = json!(shown);
     Ok(value)
 }
@@ -170,7 +178,7 @@ fn show(lesson: &Lesson<'_>, learned: &Learned, terminal: &mut Terminal) -> anyh
     Ok(())
 }
 
-/// A prompt that nobody has seen, to the base and through the router.
+/// A fresh prompt, to the base and through the router.
 fn demonstrate(session: &Session, lesson: &Lesson<'_>, terminal: &mut Terminal) -> anyhow::Result<Value> {
     let level = lesson.recipe.level;
     let seed = Seed::new(lesson.recipe.seed).purpose("demonstration");
@@ -186,7 +194,10 @@ fn demonstrate(session: &Session, lesson: &Lesson<'_>, terminal: &mut Terminal) 
     let who = routed.generation.as_deref().map_or_else(|| "the base".to_owned(), answer::versioned);
     let prompt = messages.iter().map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n");
     terminal.line("")?;
-    terminal.title("A prompt that it has never seen, through the router:")?;
+    let info = lesson.env.info();
+    let unseen = info.held_out == HeldOut::Items || info.wordings.is_held_out(item.wording);
+    let never = if unseen { " that it has never seen" } else { "" };
+    terminal.title(&format!("A prompt{never}, through the router:"))?;
     terminal.lines(prompt.lines().map(|line| format!("  > {line}")))?;
     terminal.line(format!("  the base:  {}", base.text.replace('\n', " ")))?;
     terminal.line(format!("  routed to {who}:  {}", routed.text.replace('\n', " ")))?;

@@ -18,6 +18,7 @@ mod pull;
 mod route;
 mod score;
 mod skills;
+mod teach;
 mod terminal;
 mod text;
 
@@ -49,6 +50,7 @@ Data lives in $SOCIUS_HOME, else in the platform's data folder.";
 #[derive(Subcommand)]
 enum Command {
     Learn(learn::Args),
+    Teach(teach::Args),
     Generate(generate::Args),
     Chat(chat::Args),
     Score(score::Args),
@@ -66,6 +68,7 @@ impl Command {
     fn run(self, terminal: &mut Terminal) -> anyhow::Result<Value> {
         match self {
             Self::Learn(args) => learn::run(args, terminal),
+            Self::Teach(args) => teach::run(args, terminal),
             Self::Generate(args) => generate::run(args, terminal),
             Self::Chat(args) => chat::run(args, terminal),
             Self::Score(args) => score::run(args, terminal),

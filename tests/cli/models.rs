@@ -96,6 +96,27 @@ fn a_refused_candidate_is_a_finished_run_with_a_reason() {
 }
 
 #[test]
+fn a_file_of_examples_is_taught_or_its_bad_line_is_named() {
+    let place = Place::new();
+    let write = |text: &str| std::fs::write(place.path("a.jsonl"), text).unwrap();
+    let file = place.path("a.jsonl");
+    write(
+        "{\"prompt\":\"a\",\"completion\":\"b\"}\n{\"messages\":[{\"role\":\"user\",\"content\":\"c\"},{\"role\":\"assistant\",\"content\":\"d\"}]}\n",
+    );
+    let taught = place.json(&["teach", &file, "--name", "mine", "--steps", "1"]);
+    assert_eq!(
+        (&taught["skill"], &taught["learner"], &taught["after"]["items"]),
+        (&"mine".into(), &"sft".into(), &2.into())
+    );
+    write("{\"prompt\":\"a\",\"completion\":\"b\"}\n{\"prompt\":\"a\"}\n");
+    let output = place.run(&["teach", &file, "--name", "mine"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("line 2"), "{}", text(&output.stderr));
+    assert_eq!(place.run(&["teach", &file]).status.code(), Some(2), "a name is asked for");
+    assert!(text(&place.run(&["teach", "no-such-file", "--name", "x"]).stderr).contains("no-such-file"));
+}
+
+#[test]
 fn bad_requests_to_a_model_fail_in_one_line_that_says_what_would_be_right() {
     let place = Place::new();
     let rows: &[(&[&str], &str)] = &[
