@@ -23,7 +23,8 @@ from common import ROOT
 
 BOUND, NEW_TOKENS = 1e-3, 24
 SOCIUS = os.environ.get("SOCIUS", str(ROOT / "target/release/socius"))
-PROMPTS = ["Spell the word planet backwards, with a space between letters.", "What is the capital of France?"]
+PROMPTS = ["Spell the word planet backwards, with a space between letters.", "What is the capital of France?",
+           "Write a short story about a lighthouse keeper."]  # fmt: skip
 
 
 def socius(*arguments: str) -> dict:
@@ -93,7 +94,8 @@ with tempfile.TemporaryDirectory() as folder:
     socius("skills", "export", skill, exported, "--format", "peft")
     model = peft.PeftModel.from_pretrained(model, exported).eval()
     unused = [name for name, p in model.named_parameters() if "lora_B" in name and not p.abs().max() > 0]
-    print(f"peft loaded {skill}: {sum(p.numel() for n, p in model.named_parameters() if 'lora_' in n)} parameters, {len(unused)} sites untrained")
+    size = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
+    print(f"peft loaded {skill}: {size} parameters, {len(unused)} sites untrained")
     socius("skills", "export", skill, f"{folder}/gguf", "--format", "gguf")
     files = [os.path.join(at, name) for at, _, names in os.walk(folder) for name in names if name.endswith(".gguf")]
     check_gguf(files[0] if files else f"{folder}/gguf", exported, model.config.to_dict())
