@@ -17,16 +17,17 @@ use std::{
 
 /// `socius ARGS` with a home of its own, no hub and no Python: nothing here may need the network.
 fn socius(home: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_socius"))
-        .args(args)
+    surroundings(Command::new(env!("CARGO_BIN_EXE_socius")).args(args), home).output().unwrap()
+}
+
+fn surroundings<'a>(command: &'a mut Command, home: &Path) -> &'a mut Command {
+    command
         .env("SOCIUS_HOME", home.join("socius"))
         .env("HF_HOME", home.join("hub"))
         .env("HOME", home)
         .env("HF_HUB_OFFLINE", "1")
         .env("SOCIUS_PYTHON", "/no/such/python")
         .env_remove("HF_HUB_CACHE")
-        .output()
-        .unwrap()
 }
 
 fn empty() -> tempfile::TempDir {

@@ -19,6 +19,15 @@ impl Place {
         socius(self.0.path(), &[args, &["--model", model.to_str().unwrap()]].concat())
     }
 
+    /// Through a shell, which writes the process's id where it is asked to.
+    #[cfg(unix)]
+    fn run_as(&self, script: &str, args: &[&str]) -> Output {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_socius")]).args(args);
+        command.args(["--model", &self.path("tiny")]).env("PID_FILE", self.path("pid"));
+        crate::surroundings(&mut command, self.0.path()).output().unwrap()
+    }
+
     fn json(&self, args: &[&str]) -> Value {
         let output = self.run(&[args, &["--json"]].concat());
         assert_eq!(output.status.code(), Some(0), "{args:?}: {}", text(&output.stderr));
@@ -161,4 +170,39 @@ fn an_adapter_imports_under_a_name_and_exports_for_others() {
     assert!(files["files"][0].as_str().unwrap().ends_with("mine.gguf"));
     let back = place.json(&["skills", "import", files["files"][0].as_str().unwrap(), "--name", "back"]);
     assert_eq!(back["bytes"], imported["bytes"], "the same adapter");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_learning_cleanly_and_the_same_command_goes_on() {
+    use std::{process::Command, time::Duration};
+    let place = Place::new();
+    let args = ["learn", "reverse", "--learner", "sft", "--test-items", "4", "--steps", "100000"];
+    let progress = place.0.path().join("socius/runs/reverse/progress.json");
+    let interrupted = |place: &Place| {
+        std::thread::scope(|scope| {
+            let run = scope.spawn(|| place.run_as("exec \"$0\" \"$@\" & echo $! > \"$PID_FILE\"; wait $!", &args));
+            let pid = place.path("pid");
+            let ready = || progress.exists() && std::fs::read_to_string(&pid).is_ok_and(|pid| !pid.is_empty());
+            while !ready() && !run.is_finished() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            std::thread::sleep(Duration::from_millis(300));
+            let pid = std::fs::read_to_string(&pid).unwrap();
+            assert!(Command::new("kill").args(["-INT", pid.trim()]).status().unwrap().success());
+            run.join().unwrap()
+        })
+    };
+    let steps = || {
+        let text = std::fs::read_to_string(&progress).unwrap();
+        serde_json::from_str::<Value>(&text).unwrap()["step"].as_u64().unwrap()
+    };
+    let first = interrupted(&place);
+    assert_eq!(first.status.code(), Some(1), "{}", text(&first.stderr));
+    assert!(text(&first.stderr).contains("the same command goes on"), "{}", text(&first.stderr));
+    let done = steps();
+    std::fs::remove_file(place.path("pid")).unwrap();
+    let second = interrupted(&place);
+    assert!(text(&second.stderr).contains("resuming reverse after step"), "{}", text(&second.stderr));
+    assert!(steps() > done, "it went on from step {done}");
 }
