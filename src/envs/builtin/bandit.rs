@@ -45,6 +45,8 @@ pub(crate) struct Bandit {
 /// Arms, turns, and in percent how often the best arm pays and how often the others do.
 const LEVELS: [(usize, usize, [u32; 2]); 3] = [(2, 6, [90, 10]), (3, 9, [80, 20]), (4, 12, [70, 20])];
 
+const TURNS_MAX: usize = 1000;
+
 const WORDINGS: [&str; 5] = [
     "Choose a machine each turn: {}. One pays more often.",
     "Pick one word a turn: {}. Some pay more.",
@@ -74,11 +76,16 @@ impl Bandit {
 
     fn read(&self, item: &Item) -> Result<Arms, EnvError> {
         let arms: Arms = read(&self.info, item, &item.content)?;
-        let complete = arms.best < arms.arms.len() && arms.turns > 0 && arms.percent[0] > 0;
+        let [best, other] = arms.percent;
+        let complete = arms.best < arms.arms.len()
+            && (1..=TURNS_MAX).contains(&arms.turns)
+            && (1..=100).contains(&best)
+            && other <= best;
         if complete {
             return Ok(arms);
         }
-        let reason = "best must be an arm, turns and the best arm's percent above 0".to_owned();
+        let reason =
+            format!("best must be an arm, turns 1 to {TURNS_MAX}, percents at most 100 and the best's the most");
         Err(EnvError::Content { env: self.info.name.clone(), reason, content: item.content.to_string() })
     }
 }

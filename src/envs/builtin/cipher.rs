@@ -38,7 +38,7 @@ impl Cipher {
     /// The language of a world.
     pub(crate) fn new(world: u64) -> Self {
         let mut rng = Seed::new(world).purpose("cipher").rng();
-        let name = words::invent(&mut rng, 2);
+        let name = words::invent(&mut rng, 3);
         let language = name[..1].to_uppercase() + &name[1..];
         let english = words::pick_distinct(&mut rng, &words::NOUNS, SIZES[2]);
         let invented = words::invent_distinct(&mut rng, 2, SIZES[2]);

@@ -30,6 +30,7 @@ pub(crate) struct GuessNumber {
 /// Least and most numbers to choose from.
 const WIDTHS: [(u32, u32); 3] = [(5, 8), (12, 16), (40, 64)];
 const LOW_MAX: usize = 200;
+const NUMBER_MAX: u32 = 1_000_000;
 
 const WORDINGS: [&str; 5] = [
     "Guess my number from {} to {}. I say higher or lower.",
@@ -74,6 +75,11 @@ impl Environment for GuessNumber {
 
     fn start(&self, item: &Item) -> Result<Box<dyn Session>, EnvError> {
         let hidden: Hidden = read(&self.info, item, &item.content)?;
+        if !(hidden.low..=hidden.high).contains(&hidden.secret) || hidden.high > NUMBER_MAX {
+            let reason = format!("low ≤ secret ≤ high ≤ {NUMBER_MAX} must hold");
+            let (env, content) = (self.info.name.clone(), item.content.to_string());
+            return Err(EnvError::Content { env, reason, content });
+        }
         let prompt = fill(WORDINGS[item.wording], &[&hidden.low.to_string(), &hidden.high.to_string()]);
         let (left, possible) = (hidden.guesses(), (hidden.low, hidden.high));
         Ok(Box::new(Guessing { hidden, left, possible, strict: true, messages: vec![Message::user(prompt)] }))

@@ -19,12 +19,13 @@ pub(crate) struct Fields {
 #[derive(Clone)]
 pub(crate) struct Json;
 
+/// In these words the base model gets about one in five right at temperature 0.6, so that reward alone can teach it.
 const WORDINGS: [&str; 5] = [
-    "Write as JSON: {}",
-    "Convert to a JSON object: {}",
-    "Give only JSON for: {}",
-    "Turn these fields into JSON: {}",
-    "Encode as strict JSON: {}",
+    "Convert to JSON: {}",
+    "Make a short JSON object: {}",
+    "Write this as JSON on one line: {}",
+    "Answer only with JSON: {}",
+    "Reply with this JSON and nothing else: {}",
 ];
 
 const TEXTS: [&str; 4] = ["city", "color", "pet", "food"];
@@ -79,7 +80,7 @@ impl Task for Json {
 
     fn prompt(&self, content: &Fields, wording: usize) -> String {
         let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let fields: Vec<_> = content.fields.iter().map(|(key, value)| format!("{key} {}", plain(value))).collect();
+        let fields: Vec<_> = content.fields.iter().map(|(key, value)| format!("{key}: {}", plain(value))).collect();
         fill(WORDINGS[wording], &[&fields.join(", ")])
     }
 

@@ -1,5 +1,7 @@
 //! What holds for every environment.
 
+mod grades;
+
 use super::*;
 use crate::common::Seed;
 use std::collections::{HashMap, HashSet};
@@ -307,5 +309,40 @@ fn facts_come_in_passes_over_all_of_them() {
     for pass in 0..3 {
         let drawn = (40 * pass..40 * (pass + 1)).map(|index| item(&*env, &query, Seed::new(13), index).unwrap());
         assert_eq!(drawn.map(|item| item.id).collect::<HashSet<_>>().len(), 40, "10 facts in 4 wordings");
+    }
+}
+
+#[test]
+fn a_content_that_cannot_be_played_is_an_error() {
+    let arms = |best: u32, turns: u32, percent: [u32; 2]| serde_json::json!({ "arms": ["a", "b"], "best": best, "luck": 1, "percent": percent, "turns": turns });
+    let rows = [
+        ("guess-number", serde_json::json!({ "low": 3, "high": 2, "secret": 3 })),
+        ("guess-number", serde_json::json!({ "low": 0, "high": u32::MAX, "secret": 3 })),
+        ("guess-number", serde_json::json!({ "low": 1, "high": 8, "secret": 9 })),
+        ("bandit", arms(2, 6, [90, 10])),
+        ("bandit", arms(0, 0, [90, 10])),
+        ("bandit", arms(0, 6, [0, 0])),
+        ("bandit", arms(0, 6, [10, 90])),
+        ("bandit", arms(0, u32::MAX, [u32::MAX, 0])),
+    ];
+    for (name, content) in rows {
+        let item = Item::new(content, 1, Form::Direct, 0);
+        assert!(matches!(find(name).unwrap().start(&item), Err(EnvError::Content { .. })), "{item:?}");
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+    #[test]
+    fn no_reply_makes_an_environment_panic_and_rewards_stay_in_bounds(
+        replies in proptest::collection::vec("\\PC*|[0-9]{0,12}|[a-z \"{}:,.=\n]{0,40}", 12),
+        seed in 0u64..100,
+    ) {
+        for env in all() {
+            let item = item(&*env, &Query::new(Split::Train, 1), Seed::new(seed), 0).unwrap();
+            let mut said = replies.iter();
+            let grade = play(&*env, &item, |_| said.next().unwrap().clone());
+            assert!((0.0..=1.0).contains(&grade.reward) && (grade.lenient || !grade.strict));
+        }
     }
 }
