@@ -19,11 +19,11 @@ pub(crate) struct Word {
 pub(crate) struct Reverse;
 
 const REVERSE: [&str; 5] = [
-    "Reverse the letters of the word: {}",
-    "Spell {} backwards, letter by letter.",
-    "Write the letters of {} from last to first.",
-    "Give {} in reverse, one letter at a time.",
-    "What are the letters of {} in backward order?",
+    "Reverse the letters: {}",
+    "Write these letters backwards: {}",
+    "Give the letters {} from last to first.",
+    "Spell in reverse: {}",
+    "What is {} in backward order?",
 ];
 
 impl Task for Reverse {
@@ -33,7 +33,7 @@ impl Task for Reverse {
         Info {
             name: "reverse".into(),
             version: "1".into(),
-            description: "Spells a word backwards, its letters a space apart.".into(),
+            description: "Gives the letters of a word backwards, a space apart.".into(),
             levels: vec![
                 Level::new("words of 3 to 5 letters", 16),
                 Level::new("words of 6 or 7 letters", 20),
@@ -65,16 +65,22 @@ impl Task for Reverse {
     }
 
     fn prompt(&self, content: &Word, wording: usize) -> String {
-        fill(REVERSE[wording], &[&content.word])
+        fill(REVERSE[wording], &[&spaced(content.word.chars())])
     }
 
     fn answer(&self, content: &Word) -> String {
-        content.word.chars().rev().map(String::from).collect::<Vec<_>>().join(" ")
+        spaced(content.word.chars().rev())
     }
 
     fn lenient(&self, answer: &str, reply: &str) -> bool {
         grade::letters(reply).as_deref() == Some(answer)
     }
+}
+
+/// Letters a space apart. Prompts give them so because a small model does not know the spelling of its own tokens: asked to
+/// reverse a whole word, it stays at 3 % after 64 steps of any rate (docs/log.md).
+fn spaced(letters: impl Iterator<Item = char>) -> String {
+    letters.map(String::from).collect::<Vec<_>>().join(" ")
 }
 
 /// How often a letter stands in a word.
