@@ -57,7 +57,7 @@ fn who_answers(
     if *skill != SkillChoice::Auto {
         return Ok(vec![session.choose(skill, &[])?; items.len()]);
     }
-    let prompts = items.iter().map(|item| Ok(session.base.prompt_ids(env.start(item)?.observe())?));
+    let prompts = items.iter().map(|item| session.base.prompt_ids(env.start(item)?.observe()));
     let routed = session.route(&prompts.collect::<Result<Vec<_>, AgentError>>()?)?;
     Ok(routed.into_iter().map(|routed| routed.choice).collect())
 }

@@ -148,7 +148,7 @@ impl Life<'_> {
         let Lesson { base, env, recipe, .. } = self.lesson;
         let query = Query::new(Split::Train, recipe.level);
         let items = envs::items(*env, &query, Seed::new(0).purpose("routing prompts"), ROUTING_PROMPTS)?;
-        let prompts = items.iter().map(|item| Ok(base.prompt_ids(env.start(item)?.observe())?));
+        let prompts = items.iter().map(|item| base.prompt_ids(env.start(item)?.observe()));
         routing_features(base, &prompts.collect::<Result<Vec<_>, AgentError>>()?)
     }
 }

@@ -228,7 +228,7 @@ proptest! {
         let messages: Vec<_> = said.iter().map(Message::user).collect();
         let ids = CHAT.prompt_ids(&messages).unwrap();
         let specials: Vec<_> = ids.iter().copied().filter(|id| CHAT.tokenizer.is_special(*id)).collect();
-        prop_assert_eq!(specials, [vec![1, 2].repeat(said.len()), vec![1]].concat());
+        prop_assert_eq!(specials, [[1, 2].repeat(said.len()), vec![1]].concat());
         let rendered = CHAT.template.as_ref().unwrap().render(&messages, true).unwrap();
         prop_assert_eq!(CHAT.tokenizer.decode_with_specials(&ids), rendered);
     }

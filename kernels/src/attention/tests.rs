@@ -1,3 +1,5 @@
+//! Attention forward and backward against its formula in f64, and what its bits must not depend on.
+
 use super::backward::backward_as;
 use super::forward::forward_as;
 use super::*;

@@ -1,3 +1,5 @@
+//! Linears under every variant against an f64 product, and what a row's bits must not depend on.
+
 use super::*;
 use crate::simd::variants;
 use crate::testing::{Values, assert_same_bits, assert_within, on_threads};

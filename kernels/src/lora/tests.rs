@@ -1,3 +1,5 @@
+//! Adapted linears and their gradients against sums in f64, and what an adapter's bytes must not depend on.
+
 #![allow(clippy::single_range_in_vec_init, reason = "an adapter's rows are a list of ranges")]
 
 use super::*;
