@@ -29,11 +29,11 @@ impl Cpu {
         ys
     }
 
-    /// Adds the projection of `x` to `y`: the last linear of a half onto the residual stream.
+    /// Adds the projection of `x` to `y`: the last linear of a half onto the residual stream. It is summed up on its own first:
+    /// a residual stream of thousands (SmolLM2 has such channels) would round each of the sum's many additions to its own size.
     pub(super) fn project_onto(&self, at: At<'_, Prepared>, projection: Projection, x: &[f32], y: &mut [f32]) {
-        let weight = self.weight(at.layer, projection);
-        linear::forward(x, at.pass.batch.tokens().len(), &mut [Output { weight, y }], Write::Add);
-        self.adapt(at, projection, x, y);
+        let [own] = self.project(at, [projection], x);
+        y.iter_mut().zip(&own).for_each(|(y, own)| *y += own);
     }
 
     fn adapt(&self, at: At<'_, Prepared>, projection: Projection, x: &[f32], y: &mut [f32]) {
