@@ -6,7 +6,8 @@
 //!
 //! In bf16 both the weight and the activation are rounded to bf16 (to nearest, ties to even) and sums are kept in f32. An
 //! output is summed over the inputs in ascending order, by pairs, in one f32 register that starts from 0 or from the old
-//! output; nothing else enters, so a row's bits depend on that row alone.
+//! output. In f32 it is summed in parts of 128 inputs, each from 0, added in ascending order to the old output if there is
+//! one. Nothing else enters, so a row's bits depend on that row alone.
 //!
 //! Error against exact arithmetic on the rounded operands: every product of two bf16 is exact in f32, each of the `in`
 //! additions rounds once, and f32 products round once more, so

@@ -1,9 +1,10 @@
 //! Register tiles of a packed linear, serial; knows panels and pointers, not tasks.
 
-use super::WeightType;
+use super::{PANEL, TASK_ROWS, WeightType};
 use crate::gemm::{Gemm, balanced};
 use crate::simd::{self, Kernel, LANES, PairDot, Simd, Variant};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// `y[rows, columns] (+)= x[rows, steps] · panel[steps, width]ᵀ`, where a step is a pair of bf16.
 #[derive(Clone, Copy)]
@@ -22,6 +23,9 @@ pub(super) struct Tiles<X = u32> {
 /// The same where a step is one f32.
 pub(super) type Floats = Tiles<f32>;
 
+/// Inputs that one register sums up in f32; sums of more are added from such parts, which keeps rounding near √in less.
+const PART: usize = 128;
+
 /// # Safety
 /// `x` holds `rows · steps` values, `weights` a panel (columns padded to 16), `y` `rows` rows of `columns`, and no other task
 /// touches those of `y`.
@@ -34,19 +38,35 @@ pub(super) unsafe fn run_floats(variant: Variant, tiles: Floats) {
             unsafe { S::gemm(self.0) }
         }
     }
-    let product = Gemm {
-        m: tiles.rows,
-        n: tiles.columns,
-        k: tiles.steps,
-        a: tiles.x,
-        a_strides: (tiles.steps, 1),
-        b: tiles.weights,
-        b_row: tiles.columns.next_multiple_of(LANES),
-        c: tiles.y,
-        c_row: tiles.y_row,
-        accumulate: tiles.accumulate,
-    };
-    simd::run(variant, Product(product));
+    assert!(tiles.rows <= TASK_ROWS && tiles.columns <= PANEL, "a part holds a task's outputs");
+    let width = tiles.columns.next_multiple_of(LANES);
+    let mut part = [const { MaybeUninit::<f32>::uninit() }; TASK_ROWS * PANEL];
+    // At least once, so that no inputs give 0.
+    for first in (0..tiles.steps.max(1)).step_by(PART) {
+        let whole = first == 0 && !tiles.accumulate;
+        let (c, c_row) = if whole { (tiles.y, tiles.y_row) } else { (part.as_mut_ptr().cast(), PANEL) };
+        let product = Gemm {
+            m: tiles.rows,
+            n: tiles.columns,
+            k: PART.min(tiles.steps - first),
+            a: tiles.x.wrapping_add(first),
+            a_strides: (tiles.steps, 1),
+            b: tiles.weights.wrapping_add(first * width),
+            b_row: width,
+            c,
+            c_row,
+            accumulate: false,
+        };
+        simd::run(variant, Product(product));
+        if !whole {
+            for row in 0..tiles.rows {
+                for column in 0..tiles.columns {
+                    // SAFETY: the product wrote this value of `part`; `y` is the caller's promise.
+                    unsafe { *tiles.y.add(row * tiles.y_row + column) += part[row * PANEL + column].assume_init() };
+                }
+            }
+        }
+    }
 }
 
 /// # Safety
