@@ -65,15 +65,15 @@ def table():
         for row in mine:
             before, after = row["before"], row["after"]
             low, high = after["ci95"]
-            held = f"{percent(row['before_held_out']['strict'])} → {percent(row['after_held_out']['strict'])}"
+            held = " → ".join(percent(row["held_out"][when]["strict"]) for when in ("before", "after")) if row["held_out"] else "–"
             print(f"| {row['seed']} | {row['learner']} | {percent(before['strict'])} | {percent(after['strict'])} ({percent(low)}–{percent(high)}, n = {after['items']}) "
                   f"| {held} | {percent(after['lenient'])} | {row['steps']} | {row['sampled_tokens']} / {row['trained_tokens']} | {row['seconds']:.0f} | {'yes' if row['admitted'] else 'no'} |")
         median = statistics.median(row["after"]["strict"] for row in mine)
         print(f"\nMedian after: {percent(median)} %.\n")
-        forms = sorted({form for row in mine for form in row.get("forms", {})})
+        forms = sorted({form for row in mine for form in row["apart"]})
         if forms:
             print("By question form, strict after (median of seeds): " + ", ".join(
-                f"{form} {percent(statistics.median(row['forms'][form]['strict'] for row in mine if form in row['forms']))} %" for form in forms) + ".\n")
+                f"{form} {percent(statistics.median(row['apart'][form]['after']['strict'] for row in mine))} %" for form in forms) + ".\n")
 
 
 if __name__ == "__main__":
