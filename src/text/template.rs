@@ -70,14 +70,15 @@ fn without_generation_marks(source: &str) -> String {
     let mut text = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(end) = rest[start..].find("%}").map(|end| start + end) else { break };
-        let tag = &rest[start + 2..end];
+        let inside = start + "{%".len();
+        let Some(end) = rest[inside..].find("%}").map(|end| inside + end) else { break };
+        let tag = &rest[inside..end];
         let replaced = match tag.trim_matches(['-', '+']).trim() {
             "generation" => tag.replace("generation", "if true"),
             "endgeneration" => tag.replace("endgeneration", "endif"),
             _ => tag.to_owned(),
         };
-        text.push_str(&rest[..start + 2]);
+        text.push_str(&rest[..inside]);
         text.push_str(&replaced);
         rest = &rest[end..];
     }
@@ -161,6 +162,8 @@ mod tests {
         let rows = [
             ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
             ("{% for m in messages %}", "malformed"),
+            ("{%}}", "malformed"),
+            ("{%}", "malformed"),
             ("{{ [] + 1 }}", "cannot write"),
             ("{{ nothing.at_all }}", "undefined"),
             ("{{ strftime_now('%') }}", "strftime_now"),
