@@ -16,12 +16,13 @@
 //! | 2 | `common`, `episode` |
 //! | 3 | `text`, `envs`, `lora`, `fetch` |
 //! | 4 | `engine`, `train`, `library` |
-//! | 5 | `router` |
+//! | 5 | `router`, `bench` |
 //! | 6 | `agent` |
 //! | 8 | `cli` |
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod bench;
 pub mod cli;
 pub mod common;
 pub mod engine;

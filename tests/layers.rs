@@ -16,6 +16,7 @@ const RANKS: &[(&str, u32)] = &[
     ("train", 4),
     ("library", 4),
     ("router", 5),
+    ("bench", 5),
     ("agent", 6),
     ("cli", 8),
 ];

@@ -4,6 +4,7 @@
 //! line on stderr), 2 usage.
 
 mod answer;
+mod bench;
 mod chat;
 mod completions;
 mod doctor;
@@ -60,6 +61,7 @@ enum Command {
     Skills(skills::Args),
     Models(models::Args),
     Pull(pull::Args),
+    Bench(bench::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
 }
@@ -78,6 +80,7 @@ impl Command {
             Self::Skills(args) => skills::run(args, terminal),
             Self::Models(args) => models::run(args, terminal),
             Self::Pull(args) => pull::run(args, terminal),
+            Self::Bench(args) => bench::run(args, terminal),
             Self::Doctor(args) => doctor::run(args, terminal),
             Self::Completions(args) => completions::run(args, terminal),
         }

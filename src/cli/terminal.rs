@@ -143,6 +143,7 @@ fn verb(phase: Phase) -> &'static str {
         Phase::Rollouts => "acting",
         Phase::Training => "training",
         Phase::Evaluation => "testing",
+        Phase::Measurement => "measuring",
     }
 }
 

@@ -10,6 +10,7 @@ pub enum Phase {
     Rollouts,
     Training,
     Evaluation,
+    Measurement,
 }
 
 /// What is being counted.

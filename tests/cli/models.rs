@@ -206,3 +206,59 @@ fn an_interrupt_ends_learning_cleanly_and_the_same_command_goes_on() {
     assert!(text(&second.stderr).contains("resuming reverse after step"), "{}", text(&second.stderr));
     assert!(steps() > done, "it went on from step {done}");
 }
+
+#[test]
+fn every_kind_of_work_is_timed_and_says_what_was_timed() {
+    let place = Place::new();
+    let rows: &[(&[&str], [u64; 4])] = &[
+        (&["train", "--batch", "2", "--length", "9", "--rank", "4"], [2, 9, 4, 1]),
+        (&["train", "--batch", "1", "--length", "5", "--rank", "2", "--learners", "3"], [1, 5, 2, 3]),
+        (&["prefill", "--length", "17"], [1, 17, 0, 0]),
+        (&["decode", "--batch", "3", "--prompt", "5", "--tokens", "4"], [3, 9, 0, 0]),
+        (&["mixed", "--batch", "3", "--adapters", "2", "--prompt", "5", "--tokens", "4", "--rank", "2"], [3, 9, 2, 2]),
+    ];
+    for (args, [batch, length, rank, adapters]) in rows {
+        for dtype in ["bf16", "f32"] {
+            let common = ["--runs", "2", "--threads", "2", "--dtype", dtype];
+            let found = place.json(&[&["bench"], *args, &common].concat());
+            let speed = found["tokens_per_s"].as_f64().unwrap();
+            let step = found["ms_per_step"].as_f64().unwrap();
+            assert_eq!(
+                (&found["work"], &found["dtype"], &found["threads"]),
+                (&args[0].into(), &dtype.into(), &2.into())
+            );
+            assert_eq!((&found["batch"], &found["length"]), (&(*batch).into(), &(*length).into()), "{args:?}");
+            assert_eq!((&found["rank"], &found["adapters"]), (&(*rank).into(), &(*adapters).into()), "{args:?}");
+            assert_eq!(found["adapter_bytes"].as_u64().unwrap() > 0, *adapters > 0, "{args:?}");
+            let tokens = match args[0] {
+                "train" => batch * length * adapters,
+                "prefill" => *length,
+                _ => *batch,
+            };
+            assert!((speed * step / 1e3 / tokens as f64 - 1.0).abs() < 1e-9, "{args:?}: {found}");
+            assert_eq!(found["peak_mb"].as_u64().is_some_and(|mb| mb > 0), cfg!(target_os = "linux"), "{found}");
+        }
+    }
+    let people = place.run(&["bench", "prefill", "--length", "3", "--runs", "1"]);
+    assert!(text(&people.stdout).starts_with("tokens/s"), "{}", text(&people.stdout));
+}
+
+#[test]
+fn work_that_does_not_fit_the_base_is_refused_before_it_is_timed() {
+    let place = Place::new();
+    let rows: &[(&[&str], &str)] = &[
+        (&["prefill", "--length", "1024"], "1024"),
+        (&["train", "--batch", "1", "--length", "1024"], "shorten"),
+        (&["decode", "--prompt", "900", "--tokens", "200"], "the context holds 1024"),
+        (&["mixed", "--rank", "9999"], "rank 9999"),
+    ];
+    for (args, hint) in rows {
+        let output = place.run(&[&["bench"], *args].concat());
+        let last = text(&output.stderr).lines().last().unwrap_or_default().to_owned();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {last}");
+        assert!(last.starts_with("error: ") && last.contains(hint), "{args:?}: {last}");
+    }
+    for args in [&["bench"][..], &["bench", "train", "--batch", "0"], &["bench", "prefill", "--runs", "0"]] {
+        assert_eq!(place.run(args).status.code(), Some(2), "{args:?}");
+    }
+}

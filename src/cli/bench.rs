@@ -1,0 +1,245 @@
+//! `socius bench`: how fast this machine trains and decodes. Never measures anything itself.
+
+use super::{Terminal, flags::BaseFlags, text};
+use crate::{
+    agent::Session,
+    bench::{Clock, Decode, Prefill, Train, Training},
+};
+use clap::Subcommand;
+use serde_json::{Value, json};
+use socius_models::Dtype;
+use std::{fs, num::NonZeroUsize};
+
+/// Measure how fast this machine trains and decodes
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  socius bench train
+  socius bench decode --batch 1 --tokens 128 --threads 2
+
+Tokens are random, and what runs is what learning and answering run. benches/compare measures other programs
+beside it; docs/performance.md has the ratios.")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    work: Work,
+}
+
+#[derive(Subcommand)]
+enum Work {
+    /// Time a training step: forward, backward and AdamW, every position trained, LoRA on every linear
+    #[command(after_help = "\
+Examples:
+  socius bench train --batch 4 --length 512 --rank 16
+  socius bench train --learners 8 --batch 1 --length 256
+  socius bench train --json | tail -n 1 | jq '.tokens_per_s, .peak_mb'")]
+    Train {
+        /// Rows of each learner
+        #[arg(long, default_value = "4")]
+        batch: NonZeroUsize,
+        /// Tokens of a row
+        #[arg(long, default_value = "512")]
+        length: NonZeroUsize,
+        /// Rank of the adapters
+        #[arg(long, default_value = "16")]
+        rank: NonZeroUsize,
+        /// Learners that train in one joint pass, each with its own adapter and optimiser
+        #[arg(long, default_value = "1")]
+        learners: NonZeroUsize,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Time the reading of one prompt
+    #[command(after_help = "\
+Examples:
+  socius bench prefill --length 512")]
+    Prefill {
+        /// Tokens of the prompt
+        #[arg(long, default_value = "512")]
+        length: NonZeroUsize,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Time the decoding of a batch under the base, its prompts already read
+    #[command(after_help = "\
+Examples:
+  socius bench decode --batch 32 --prompt 128 --tokens 64
+  socius bench decode --batch 1 --prompt 1 --tokens 128")]
+    Decode {
+        #[command(flatten)]
+        rows: Rows,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Time the decoding of a batch whose rows run under different adapters
+    #[command(after_help = "\
+Examples:
+  socius bench mixed --batch 32 --adapters 32
+  socius bench mixed --batch 32 --adapters 4 --rank 8")]
+    Mixed {
+        #[command(flatten)]
+        rows: Rows,
+        /// Adapters, which the rows take in turn
+        #[arg(long, default_value = "32")]
+        adapters: NonZeroUsize,
+        /// Their rank; they are on every linear
+        #[arg(long, default_value = "16")]
+        rank: NonZeroUsize,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(clap::Args)]
+struct Rows {
+    /// Rows that decode together
+    #[arg(long, default_value = "32")]
+    batch: NonZeroUsize,
+    /// Tokens of each row's prompt
+    #[arg(long, default_value = "128")]
+    prompt: NonZeroUsize,
+    /// Tokens that each row draws
+    #[arg(long, default_value = "64")]
+    tokens: NonZeroUsize,
+}
+
+#[derive(clap::Args)]
+struct Common {
+    /// Runs that are measured, after one that warms up; their median counts
+    #[arg(long, default_value = "5")]
+    runs: NonZeroUsize,
+    #[command(flatten)]
+    base: BaseFlags,
+}
+
+/// What every kind of work reports.
+struct Found {
+    work: &'static str,
+    batch: usize,
+    length: usize,
+    rank: usize,
+    adapters: usize,
+    adapter_bytes: usize,
+    tokens_per_step: usize,
+    /// Median seconds of a step.
+    seconds: f64,
+}
+
+pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> {
+    match args.work {
+        Work::Train { batch, length, rank, learners, common } => {
+            let [batch, length, rank, learners] = [batch, length, rank, learners].map(NonZeroUsize::get);
+            train(Train { learners, batch, length, rank }, &common, terminal)
+        }
+        Work::Prefill { length, common } => prefill(Prefill { length: length.get() }, &common, terminal),
+        Work::Decode { rows, common } => decode("decode", &rows.work(0, 1), &common, terminal),
+        Work::Mixed { rows, adapters, rank, common } => {
+            decode("mixed", &rows.work(adapters.get(), rank.get()), &common, terminal)
+        }
+    }
+}
+
+impl Rows {
+    fn work(&self, adapters: usize, rank: usize) -> Decode {
+        Decode { batch: self.batch.get(), prompt: self.prompt.get(), tokens: self.tokens.get(), adapters, rank }
+    }
+}
+
+fn train(work: Train, common: &Common, terminal: &mut Terminal) -> anyhow::Result<Value> {
+    let session = common.base.open(terminal)?;
+    let mut training = Training::new(&session.base.model, work)?;
+    let seconds = common.clock(terminal).time(|| training.step())?;
+    let found = Found {
+        work: "train",
+        batch: work.batch,
+        length: work.length,
+        rank: work.rank,
+        adapters: work.learners,
+        adapter_bytes: training.adapter_bytes(),
+        tokens_per_step: work.learners * work.batch * work.length,
+        seconds,
+    };
+    found.tell(&session, terminal)
+}
+
+fn prefill(work: Prefill, common: &Common, terminal: &mut Terminal) -> anyhow::Result<Value> {
+    let session = common.base.open(terminal)?;
+    let seconds = common.clock(terminal).median(|| work.run(&session.base.model))?;
+    let found = Found {
+        work: "prefill",
+        batch: 1,
+        length: work.length,
+        rank: 0,
+        adapters: 0,
+        adapter_bytes: 0,
+        tokens_per_step: work.length,
+        seconds,
+    };
+    found.tell(&session, terminal)
+}
+
+fn decode(name: &'static str, work: &Decode, common: &Common, terminal: &mut Terminal) -> anyhow::Result<Value> {
+    let session = common.base.open(terminal)?;
+    let adapters = work.adapters(session.base.spec())?;
+    let seconds = common.clock(terminal).median(|| work.run(&session.base.model, &adapters))?;
+    let found = Found {
+        work: name,
+        batch: work.batch,
+        length: work.prompt + work.tokens,
+        rank: if work.adapters == 0 { 0 } else { work.rank },
+        adapters: work.adapters,
+        adapter_bytes: adapters.iter().map(|adapter| adapter.bytes()).sum(),
+        tokens_per_step: work.batch,
+        seconds: seconds / work.tokens as f64,
+    };
+    found.tell(&session, terminal)
+}
+
+impl Common {
+    fn clock<'a>(&self, terminal: &'a mut Terminal) -> Clock<'a> {
+        Clock { runs: self.runs.get(), report: terminal }
+    }
+}
+
+impl Found {
+    fn tell(&self, session: &Session, terminal: &mut Terminal) -> anyhow::Result<Value> {
+        let Self { work, batch, length, rank, adapters, adapter_bytes, .. } = *self;
+        let tokens_per_s = self.tokens_per_step as f64 / self.seconds;
+        let peak_mb = peak_mb();
+        let rows = [
+            ("tokens/s", format!("{tokens_per_s:.1}")),
+            ("ms a step", format!("{:.2}", self.seconds * 1e3)),
+            ("peak memory", peak_mb.map_or_else(|| "unknown".to_owned(), |mb| format!("{mb} MiB"))),
+            ("adapters", format!("{adapters}, {}", text::bytes(adapter_bytes as u64))),
+            ("threads", rayon::current_num_threads().to_string()),
+        ];
+        terminal.lines(text::table(&rows.map(|(what, value)| [what.to_owned(), value])))?;
+        Ok(json!({
+            "work": work,
+            "tokens_per_s": tokens_per_s,
+            "ms_per_step": self.seconds * 1e3,
+            "peak_mb": peak_mb,
+            "threads": rayon::current_num_threads(),
+            "dtype": dtype(session.base.dtype),
+            "batch": batch,
+            "length": length,
+            "rank": rank,
+            "adapters": adapters,
+            "adapter_bytes": adapter_bytes,
+        }))
+    }
+}
+
+fn dtype(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::Bf16 => "bf16",
+        Dtype::F32 => "f32",
+        Dtype::F64 => "f64",
+    }
+}
+
+/// The most memory that this process has held, in MiB, where the system says it.
+fn peak_mb() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib / 1024)
+}
