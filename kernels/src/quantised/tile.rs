@@ -1,0 +1,210 @@
+//! Register tiles of a quantised linear, serial; knows one panel and some rows, not tasks.
+
+use super::activation::Quants;
+use super::format::{BLOCK, Format};
+use super::lanes::Codes;
+use super::panel::Geometry;
+use crate::gemm::balanced;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::Avx2;
+use crate::simd::{self, LANES, Portable, Simd, Variant};
+
+/// `y[rows, outputs] (+)= x[rows, blocks] · panelᵀ` for panels that follow one another.
+#[derive(Clone, Copy)]
+pub(super) struct Tiles {
+    pub(super) format: Format,
+    pub(super) rows: usize,
+    pub(super) blocks: usize,
+    pub(super) outputs: usize,
+    pub(super) x: *const Quants,
+    pub(super) panels: *const u8,
+    pub(super) y: *mut f32,
+    pub(super) y_row: usize,
+    pub(super) accumulate: bool,
+}
+
+/// # Safety
+/// `x` holds `rows · blocks` blocks, `panels` the panels of `outputs`, `y` `rows` rows of `outputs`, and no other task touches
+/// those of `y`.
+pub(super) unsafe fn run(variant: Variant, tiles: Tiles) {
+    // SAFETY: passed on.
+    unsafe {
+        match tiles.format {
+            Format::Q4_0 => run_as::<Q40>(variant, tiles),
+            Format::Q4_1 => run_as::<Q41>(variant, tiles),
+            Format::Q8_0 => run_as::<Q80>(variant, tiles),
+            Format::Q4K => run_as::<Q4K>(variant, tiles),
+            Format::Q6K => run_as::<Q6K>(variant, tiles),
+        }
+    }
+}
+
+unsafe fn run_as<F: Stored>(variant: Variant, tiles: Tiles) {
+    assert!(simd::variants().contains(&variant), "{} is not of this machine", variant.name());
+    match variant {
+        // SAFETY: the machine has the instruction set by the guard; pointers are the caller's promise.
+        #[cfg(target_arch = "x86_64")]
+        Variant::Avx512Bf16 | Variant::Avx512 if has_vnni() => unsafe { vnni::<F>(tiles) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Variant::Avx512Bf16 | Variant::Avx512 | Variant::Avx2 if is_x86_feature_detected!("f16c") => unsafe {
+            avx2::<F>(tiles);
+        },
+        // SAFETY: plain Rust needs no instruction set.
+        _ => unsafe { body::<Portable, F>(tiles) },
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_vnni() -> bool {
+    is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bw")
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,avx512f,avx512dq,avx512bw,avx512vnni")]
+unsafe fn vnni<F: Stored>(tiles: Tiles) {
+    // SAFETY: this function is compiled for the instruction set.
+    unsafe { body::<super::x86::Vnni, F>(tiles) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn avx2<F: Stored>(tiles: Tiles) {
+    // SAFETY: this function is compiled for the instruction set.
+    unsafe { body::<Avx2, F>(tiles) }
+}
+
+/// A format as a type, so that tiles are compiled for each.
+trait Stored {
+    const FORMAT: Format;
+    const GEOMETRY: Geometry = Geometry::of(Self::FORMAT);
+}
+
+macro_rules! stored {
+    ($($name:ident = $format:ident),+) => {$(
+        struct $name;
+        impl Stored for $name {
+            const FORMAT: Format = Format::$format;
+        }
+    )+};
+}
+stored!(Q40 = Q4_0, Q41 = Q4_1, Q80 = Q8_0, Q4K = Q4K, Q6K = Q6K);
+
+#[inline(always)]
+unsafe fn body<C: Codes, F: Stored>(t: Tiles) {
+    let mut row = 0;
+    while row < t.rows {
+        let rows = balanced(t.rows - row, C::ROWS);
+        for panel in 0..t.outputs.div_ceil(LANES) {
+            let at = At {
+                x: t.x.wrapping_add(row * t.blocks),
+                panel: t.panels.wrapping_add(panel * F::GEOMETRY.panel(t.blocks)),
+                y: t.y.wrapping_add(row * t.y_row + panel * LANES),
+                columns: LANES.min(t.outputs - panel * LANES),
+            };
+            // SAFETY: the tile lies inside the panels, x and y.
+            unsafe {
+                match rows {
+                    1 => run_tile::<C, F, 1>(&t, at),
+                    2 => run_tile::<C, F, 2>(&t, at),
+                    3 if C::ROWS > 2 => run_tile::<C, F, 3>(&t, at),
+                    4 if C::ROWS > 2 => run_tile::<C, F, 4>(&t, at),
+                    5 if C::ROWS > 2 => run_tile::<C, F, 5>(&t, at),
+                    6 if C::ROWS > 2 => run_tile::<C, F, 6>(&t, at),
+                    7 if C::ROWS > 2 => run_tile::<C, F, 7>(&t, at),
+                    8 if C::ROWS > 2 => run_tile::<C, F, 8>(&t, at),
+                    _ => unreachable!("a tile has at most {} rows", C::ROWS),
+                }
+            }
+        }
+        row += rows;
+    }
+}
+
+/// One register tile's place.
+#[derive(Clone, Copy)]
+struct At {
+    x: *const Quants,
+    panel: *const u8,
+    y: *mut f32,
+    columns: usize,
+}
+
+/// How far ahead one row asks for codes: a microsecond at 20 GB/s would be 20 kB; the hardware does the rest.
+const AHEAD: usize = 4096;
+
+#[inline(always)]
+unsafe fn run_tile<C: Codes, F: Stored, const R: usize>(t: &Tiles, at: At) {
+    let (format, geometry) = (F::FORMAT, F::GEOMETRY);
+    let offset = if format.bits() == 8 { C::WIDE_OFFSET } else { format.offset() };
+    // SAFETY: rows < t.rows, blocks < t.blocks; panels hold sixteen outputs, y is touched below `columns` only.
+    unsafe {
+        let mut y = [C::S::splat(0.0); R];
+        if t.accumulate {
+            for r in 0..R {
+                y[r] = C::S::load_n(at.y.add(r * t.y_row), at.columns);
+            }
+        }
+        for block in 0..t.blocks {
+            let codes_at = at.panel.add(block * geometry.codes);
+            let scales = at.panel.add(geometry.scales_at(block, t.blocks));
+            let wide = if format.has_supers() { at.panel.add(geometry.supers_at(block, t.blocks)) } else { scales };
+            let quants = |r: usize| &*at.x.add(r * t.blocks + block);
+            if R == 1 {
+                for line in 0..geometry.codes / 64 {
+                    C::prefetch(codes_at.wrapping_add(AHEAD + 64 * line));
+                }
+            }
+            let mut acc = [C::splat(0); R];
+            for half in 0..2 {
+                let codes = match format.bits() {
+                    4 => C::codes4(codes_at, half),
+                    6 => C::codes6(codes_at, half),
+                    _ => C::codes8(codes_at, half),
+                };
+                for r in 0..R {
+                    let of = quants(r);
+                    if offset != 0 && (half == 0 || format.has_halves()) {
+                        let sum = if format.has_halves() { of.sums[half] } else { of.sums[0] + of.sums[1] };
+                        acc[r] = C::splat(-offset * sum);
+                    } else if half == 0 {
+                        acc[r] = C::splat(0);
+                    }
+                    let fours = of.codes.as_ptr().cast::<i32>().add(4 * half);
+                    for v in 0..4 {
+                        let x = fours.add(v).read();
+                        acc[r] = if format.bits() == 8 {
+                            C::dot_wide(acc[r], codes[v], x)
+                        } else {
+                            C::dot(acc[r], codes[v], x)
+                        };
+                    }
+                }
+                if half == 1 || format.has_halves() {
+                    let scale = C::f16s(wide);
+                    let scale = if format.has_supers() {
+                        C::S::mul(scale, C::bytes(scales.add(if format.has_halves() { LANES * half } else { 0 })))
+                    } else {
+                        scale
+                    };
+                    for r in 0..R {
+                        let scale = C::S::mul(scale, C::S::splat(quants(r).scale));
+                        y[r] = C::S::fma(C::float(acc[r]), scale, y[r]);
+                    }
+                }
+            }
+            if format.has_min() {
+                let min = C::f16s(wide.add(2 * LANES));
+                let min = if format.has_supers() { C::S::mul(min, C::bytes(scales.add(LANES))) } else { min };
+                for r in 0..R {
+                    y[r] = C::S::fma(min, C::S::splat(quants(r).total), y[r]);
+                }
+            }
+        }
+        for r in 0..R {
+            C::S::store_n(at.y.add(r * t.y_row), y[r], at.columns);
+        }
+    }
+}
+
+const _: () = assert!(BLOCK == 32);

@@ -1,0 +1,211 @@
+//! The integer lanes on x86-64: AVX-512-VNNI, and AVX2 by pairs of 16 bits; knows no panel.
+
+use super::lanes::Codes;
+use crate::simd::{Avx2, Avx512};
+use std::arch::x86_64::*;
+
+/// AVX-512 with `vpdpbusd`: unsigned codes times signed activations, four to a lane.
+#[derive(Clone, Copy)]
+pub(super) struct Vnni;
+
+// The SAFETY of every block below: the trait's contract, i.e. the caller is compiled for the instruction set and its pointers
+// are valid.
+impl Codes for Vnni {
+    type S = Avx512;
+    type I = __m512i;
+    type U = __m512i;
+    // 8 sums in f32, 8 in i32, 4 vectors of codes: 20 of 32 registers.
+    const ROWS: usize = 8;
+    const WIDE_OFFSET: i32 = 128;
+
+    #[inline(always)]
+    unsafe fn splat(x: i32) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_set1_epi32(x) }
+    }
+    #[inline(always)]
+    unsafe fn float(x: __m512i) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtepi32_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn codes4(p: *const u8, half: usize) -> [__m512i; 4] {
+        // SAFETY: see above.
+        unsafe {
+            let mut codes = Self::codes8(p, 0);
+            for codes in &mut codes {
+                let shifted = if half == 0 { *codes } else { _mm512_srli_epi16::<4>(*codes) };
+                *codes = _mm512_and_si512(shifted, _mm512_set1_epi8(15));
+            }
+            codes
+        }
+    }
+    #[inline(always)]
+    unsafe fn codes6(p: *const u8, half: usize) -> [__m512i; 4] {
+        // SAFETY: see above.
+        unsafe {
+            let low = Self::codes4(p, half);
+            let high = _mm512_loadu_si512(p.add(256 + 64 * half).cast());
+            let mask = _mm512_set1_epi8(0x30);
+            let or = |low, high| _mm512_or_si512(low, _mm512_and_si512(high, mask));
+            [
+                or(low[0], _mm512_slli_epi16::<4>(high)),
+                or(low[1], _mm512_slli_epi16::<2>(high)),
+                or(low[2], high),
+                or(low[3], _mm512_srli_epi16::<2>(high)),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn codes8(p: *const u8, half: usize) -> [__m512i; 4] {
+        // SAFETY: see above.
+        unsafe {
+            let p = p.add(256 * half);
+            [
+                _mm512_loadu_si512(p.cast()),
+                _mm512_loadu_si512(p.add(64).cast()),
+                _mm512_loadu_si512(p.add(128).cast()),
+                _mm512_loadu_si512(p.add(192).cast()),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot(acc: __m512i, codes: __m512i, x: i32) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_dpbusd_epi32(acc, codes, _mm512_set1_epi32(x)) }
+    }
+    #[inline(always)]
+    unsafe fn dot_wide(acc: __m512i, codes: __m512i, x: i32) -> __m512i {
+        // SAFETY: see above.
+        unsafe { Self::dot(acc, codes, x) }
+    }
+    #[inline(always)]
+    unsafe fn f16s(p: *const u8) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn bytes(p: *const u8) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+}
+
+/// One operation on both halves.
+macro_rules! both {
+    (|$($x:ident),+| $body:expr) => {{
+        let low = { $(let $x = $x[0];)+ $body };
+        [low, { $(let $x = $x[1];)+ $body }]
+    }};
+}
+
+impl Codes for Avx2 {
+    type S = Self;
+    type I = [__m256i; 2];
+    type U = [__m256i; 2];
+    const ROWS: usize = 2;
+    // `vpmaddubsw` sums two products in 16 bits, too few for unsigned bytes: they are taken signed.
+    const WIDE_OFFSET: i32 = 0;
+
+    #[inline(always)]
+    unsafe fn splat(x: i32) -> [__m256i; 2] {
+        // SAFETY: see above.
+        unsafe { [_mm256_set1_epi32(x); 2] }
+    }
+    #[inline(always)]
+    unsafe fn float(x: [__m256i; 2]) -> [__m256; 2] {
+        // SAFETY: see above.
+        unsafe { both!(|x| _mm256_cvtepi32_ps(x)) }
+    }
+    #[inline(always)]
+    unsafe fn codes4(p: *const u8, half: usize) -> [[__m256i; 2]; 4] {
+        // SAFETY: see above.
+        unsafe {
+            let mut codes = Self::codes8(p, 0);
+            for codes in codes.as_flattened_mut() {
+                let shifted = if half == 0 { *codes } else { _mm256_srli_epi16::<4>(*codes) };
+                *codes = _mm256_and_si256(shifted, _mm256_set1_epi8(15));
+            }
+            codes
+        }
+    }
+    #[inline(always)]
+    unsafe fn codes6(p: *const u8, half: usize) -> [[__m256i; 2]; 4] {
+        // SAFETY: see above.
+        unsafe {
+            let [a, b, c, d] = Self::codes4(p, half);
+            let high = pair(p.add(256 + 64 * half));
+            let or = |low, high| _mm256_or_si256(low, _mm256_and_si256(high, _mm256_set1_epi8(0x30)));
+            [
+                both!(|a, high| or(a, _mm256_slli_epi16::<4>(high))),
+                both!(|b, high| or(b, _mm256_slli_epi16::<2>(high))),
+                both!(|c, high| or(c, high)),
+                both!(|d, high| or(d, _mm256_srli_epi16::<2>(high))),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn codes8(p: *const u8, half: usize) -> [[__m256i; 2]; 4] {
+        // SAFETY: see above.
+        unsafe {
+            let p = p.add(256 * half);
+            [pair(p), pair(p.add(64)), pair(p.add(128)), pair(p.add(192))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot(acc: [__m256i; 2], codes: [__m256i; 2], x: i32) -> [__m256i; 2] {
+        // SAFETY: see above. Two products are at most 2 · 63 · 127 < 2¹⁵.
+        unsafe {
+            let x = _mm256_set1_epi32(x);
+            both!(|acc, codes| add_pairs(acc, _mm256_maddubs_epi16(codes, x)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_wide(acc: [__m256i; 2], codes: [__m256i; 2], x: i32) -> [__m256i; 2] {
+        // SAFETY: see above. Two products are at most 2 · 128 · 127 < 2¹⁵.
+        unsafe {
+            let x = _mm256_set1_epi32(x);
+            both!(|acc, codes| {
+                let signed = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+                add_pairs(acc, _mm256_maddubs_epi16(_mm256_abs_epi8(signed), _mm256_sign_epi8(x, signed)))
+            })
+        }
+    }
+    #[inline(always)]
+    unsafe fn f16s(p: *const u8) -> [__m256; 2] {
+        // SAFETY: see above.
+        unsafe { [_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(16).cast()))] }
+    }
+    #[inline(always)]
+    unsafe fn bytes(p: *const u8) -> [__m256; 2] {
+        // SAFETY: see above.
+        unsafe {
+            let float = |p: *const u8| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())));
+            [float(p), float(p.add(8))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+}
+
+/// 64 bytes.
+#[inline(always)]
+unsafe fn pair(p: *const u8) -> [__m256i; 2] {
+    // SAFETY: see above.
+    unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
+}
+
+/// `acc` plus neighbouring i16 added up.
+#[inline(always)]
+unsafe fn add_pairs(acc: __m256i, x: __m256i) -> __m256i {
+    // SAFETY: see above.
+    unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(x, _mm256_set1_epi16(1))) }
+}
