@@ -15,6 +15,7 @@ pub mod head;
 pub mod linear;
 pub mod lora;
 pub mod norm;
+pub mod peak;
 pub mod quantised;
 pub mod rope;
 mod scratch;

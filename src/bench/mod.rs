@@ -4,9 +4,12 @@
 //! [`crate::engine::Engine::step`]. Every figure is the median of several runs after one that warms up.
 
 mod decode;
+pub mod ops;
+mod roofline;
 mod train;
 
 pub use decode::{Decode, Decoding, Prefill};
+pub use roofline::{Bound, Reached, Roofline};
 pub use train::{Train, Training};
 
 use crate::{

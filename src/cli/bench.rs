@@ -1,12 +1,13 @@
 //! `socius bench`: how fast this machine trains and decodes. Never measures anything itself.
 
-use super::{Terminal, flags::BaseFlags, text};
+use super::{Terminal, flags::BaseFlags, roofline, text};
 use crate::{
     agent::Session,
-    bench::{Clock, Decode, Prefill, Train, Training},
+    bench::{Clock, Decode, Prefill, Train, Training, ops::Shapes},
 };
 use clap::Subcommand;
 use serde_json::{Value, json};
+use socius_kernels::linear::WeightType;
 use socius_models::Dtype;
 use std::{fs, num::NonZeroUsize};
 
@@ -87,6 +88,31 @@ Examples:
         #[command(flatten)]
         common: Common,
     },
+    /// Measure the machine's peaks, and the fraction of them that each operation of a step reaches
+    #[command(after_help = "\
+Examples:
+  socius bench roofline
+  socius bench roofline --dtype f32 --threads 1
+  SOCIUS_SIMD=avx2 socius bench roofline --json | tail -n 1 | jq '.peaks'
+
+An operation's bound is whichever takes longer at the machine's peak, its products or its bytes; its fraction is what
+the bound asks for as a share of what the operation took. Data is in memory before each call, and in no cache.")]
+    Roofline {
+        /// Rows of the training step
+        #[arg(long, default_value = "4")]
+        batch: NonZeroUsize,
+        /// Tokens of a row
+        #[arg(long, default_value = "512")]
+        length: NonZeroUsize,
+        /// Rank of the adapters
+        #[arg(long, default_value = "16")]
+        rank: NonZeroUsize,
+        /// Tokens that a decoding row has read
+        #[arg(long, default_value = "128")]
+        prompt: NonZeroUsize,
+        #[command(flatten)]
+        base: BaseFlags,
+    },
 }
 
 #[derive(clap::Args)]
@@ -134,6 +160,13 @@ pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> 
         Work::Decode { rows, common } => decode("decode", &rows.work(0, 1), &common, terminal),
         Work::Mixed { rows, adapters, rank, common } => {
             decode("mixed", &rows.work(adapters.get(), rank.get()), &common, terminal)
+        }
+        Work::Roofline { batch, length, rank, prompt, base } => {
+            let session = base.open(terminal)?;
+            let kept = if session.base.dtype == Dtype::Bf16 { WeightType::Bf16 } else { WeightType::F32 };
+            let (batch, length, rank) = (batch.get(), length.get(), rank.get());
+            let shapes = Shapes { spec: session.base.spec(), kept, batch, length, rank };
+            roofline::run(shapes, prompt.get(), terminal)
         }
     }
 }
@@ -238,7 +271,7 @@ fn dtype(dtype: Dtype) -> &'static str {
 }
 
 /// The most memory that this process has held, in MiB, where the system says it.
-fn peak_mb() -> Option<u64> {
+pub(super) fn peak_mb() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib / 1024)

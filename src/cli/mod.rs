@@ -16,6 +16,7 @@ mod interrupt;
 mod learn;
 mod models;
 mod pull;
+mod roofline;
 mod route;
 mod score;
 mod skills;

@@ -244,6 +244,33 @@ fn every_kind_of_work_is_timed_and_says_what_was_timed() {
 }
 
 #[test]
+fn the_roofline_has_the_machines_peaks_and_every_operations_share_of_them() {
+    let place = Place::new();
+    let args = ["bench", "roofline", "--batch", "1", "--length", "8", "--rank", "2", "--prompt", "3", "--threads", "2"];
+    let found = place.json(&args);
+    let positive = |value: &Value| value.as_f64().is_some_and(|value| value > 0.0);
+    for peak in ["f32_gflops", "read_gb_per_s"] {
+        assert!(positive(&found["peaks"][peak]), "{peak}: {found}");
+    }
+    for peak in ["bf16_gflops", "int8_gops"] {
+        assert!(found["peaks"][peak].is_null() || positive(&found["peaks"][peak]), "{peak}: {found}");
+    }
+    let ops = found["ops"].as_array().unwrap();
+    for op in ops {
+        assert!(positive(&op["ms"]) && positive(&op["calls"]) && positive(&op["fraction"]), "{op}");
+        assert!(op["bound"] == "memory" || op["bound"] == "compute" && positive(&op["gflops"]), "{op}");
+    }
+    for (step, name) in [
+        ("train 1 × 8", "linear gate up, backward"),
+        ("train 1 × 8", "adamw"),
+        ("decode 1 after 3", "attention"),
+        ("decode 32 after 3", "lora"),
+    ] {
+        assert!(ops.iter().any(|op| op["step"] == step && op["op"] == name), "{step}: {name}");
+    }
+}
+
+#[test]
 fn work_that_does_not_fit_the_base_is_refused_before_it_is_timed() {
     let place = Place::new();
     let rows: &[(&[&str], &str)] = &[
