@@ -31,7 +31,7 @@ fn main() {
     let layout = Layout::uniform(&spec, &Projection::ALL, RANK, 2.0);
     let thetas: Vec<Vec<f32>> =
         (0..LEARNERS as u64).map(|i| random_values("theta", &[layout.len() / 576, 576], i)).collect();
-    let adapters: Vec<Adapter<'_>> = thetas.iter().map(|theta| Adapter { layout: &layout, theta }).collect();
+    let adapters: Vec<Adapter<'_>> = thetas.iter().map(|theta| Adapter::new(&layout, theta)).collect();
     for (learners, rows, len) in [(1, 8, 64), (1, 16, 32), (8, 8, 64), (1, 2, 512)] {
         train(&model, &adapters[..learners], rows, len);
     }

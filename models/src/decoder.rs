@@ -59,14 +59,20 @@ struct Walked<H: Halves> {
 }
 
 impl<H: Halves> Decoder<H> {
-    fn pass<'a>(&self, batch: &'a Batch, adapters: &'a [Adapter<'a>]) -> Result<Pass<'a, H::Prepared>, ModelError> {
+    fn pass<'a>(
+        &self,
+        batch: &'a Batch,
+        adapters: &'a [Adapter<'a>],
+        recorded: bool,
+    ) -> Result<Pass<'a, H::Prepared>, ModelError> {
         assert!(batch.tokens().iter().all(|&token| (token as usize) < self.spec.vocab), "a token is in the vocabulary");
         assert!(
             batch.spans().iter().all(|span| span.adapter.is_none_or(|a| a < adapters.len())),
             "an adapter is listed"
         );
         assert!(adapters.iter().all(|a| a.theta.len() == a.layout.len()), "θ has its layout's length");
-        Ok(Pass { batch, adapters, segments: batch.segments(), prepared: self.halves.prepare(batch, adapters)? })
+        let prepared = self.halves.prepare(batch, adapters, recorded)?;
+        Ok(Pass { batch, adapters, segments: batch.segments(), prepared })
     }
 
     /// The forward walk over all halves up to the end of `recorded`, keeping what those need to go back.
@@ -168,7 +174,7 @@ impl<H: Halves> Decode for Decoder<H> {
             assert!(span.prefix.is_none(), "a served row's prefix is in its sequence, not in the batch");
             assert_eq!(span.position, sequence.len(), "a served row continues its sequence");
         }
-        let pass = self.pass(batch, adapters)?;
+        let pass = self.pass(batch, adapters, false)?;
         let all = 2 * self.spec.layers;
         let hidden = self.walk(&pass, all..all, Some(&mut *sequences))?.hidden;
         for (span, sequence) in batch.spans().iter().zip(sequences) {
@@ -180,14 +186,14 @@ impl<H: Halves> Decode for Decoder<H> {
     fn pooled(&self, batch: &Batch, layer: usize) -> Result<Vec<Vec<f32>>, ModelError> {
         assert!(layer <= self.spec.layers, "layer {layer} of {}", self.spec.layers);
         let segments = vec![(0..batch.tokens().len(), None)];
-        let pass = Pass { batch, adapters: &[], segments, prepared: self.halves.prepare(batch, &[])? };
+        let pass = Pass { batch, adapters: &[], segments, prepared: self.halves.prepare(batch, &[], false)? };
         let hidden = self.walk(&pass, 2 * layer..2 * layer, None)?.hidden;
         self.halves.means(&hidden, batch.spans())
     }
 
     fn score(&self, batch: &Batch, adapters: &[Adapter<'_>], targets: &[Target]) -> Result<Scores, ModelError> {
         self.check(batch, targets);
-        let pass = self.pass(batch, adapters)?;
+        let pass = self.pass(batch, adapters, false)?;
         let all = 2 * self.spec.layers;
         self.halves.scores(&self.walk(&pass, all..all, None)?.hidden, targets)
     }
@@ -197,7 +203,7 @@ impl<H: Halves> Decode for Decoder<H> {
         batch: &'m Batch,
         adapters: &'m [Adapter<'m>],
     ) -> Result<Box<dyn Recorded + 'm>, ModelError> {
-        let pass = self.pass(batch, adapters)?;
+        let pass = self.pass(batch, adapters, true)?;
         let walked = self.walk(&pass, first_site(&self.spec, adapters)..2 * self.spec.layers, None)?;
         Ok(Box::new(Tape { decoder: self, pass, walked }))
     }

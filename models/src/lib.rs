@@ -25,7 +25,7 @@ pub use device::{DeviceChoice, UnknownDevice, device};
 pub use error::ModelError;
 pub use kv::KvSequence;
 pub use load::{Checkpoint, Metadata};
-pub use model::{Adapter, Dtype, HeadGradient, Model, Recording, Scores, Target, TargetTokens};
+pub use model::{Adapter, Dtype, HeadGradient, Model, PackedAdapter, Recording, Scores, Target, TargetTokens};
 pub use random::{RandomSource, random_values};
 pub use site::{Layout, Projection, Site, SiteParameters};
 pub use spec::{Activation, LayerSlot, RopeScaling, Slot, Spec, TensorSource};

@@ -5,7 +5,8 @@ use crate::half::cpu::Cpu;
 use crate::half::reference::Reference;
 use crate::{Batch, KvSequence, Layout, ModelError, Spec, TensorSource};
 use candle_core::Device;
-use std::sync::Arc;
+use socius_kernels::lora::Factors;
+use std::sync::{Arc, OnceLock};
 
 /// What weights and activations of the linears are rounded to; sums are in f32 (f64 for `F64`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,32 @@ pub struct Adapter<'a> {
     pub layout: &'a Layout,
     /// θ, of `layout.len()` values.
     pub theta: &'a [f32],
+    /// What passes packed of θ before, if θ never changes.
+    pub packed: Option<&'a PackedAdapter>,
+}
+
+impl<'a> Adapter<'a> {
+    /// Parameters that may change between passes: each pass packs them anew.
+    pub fn new(layout: &'a Layout, theta: &'a [f32]) -> Self {
+        Self { layout, theta, packed: None }
+    }
+}
+
+/// θ in the form that a pass multiplies by, kept beside a θ that never changes from the first pass that ran it.
+#[derive(Clone, Default)]
+pub struct PackedAdapter(OnceLock<Arc<[Factors]>>);
+
+impl PackedAdapter {
+    /// What was packed, else what `pack` makes.
+    pub(crate) fn get_or_pack(&self, pack: impl FnOnce() -> Arc<[Factors]>) -> Arc<[Factors]> {
+        self.0.get_or_init(pack).clone()
+    }
+}
+
+impl std::fmt::Debug for PackedAdapter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.get().is_some() { "PackedAdapter(packed)" } else { "PackedAdapter(none)" })
+    }
 }
 
 /// What a head score is taken of: `Σ q_i · log p_i` over the next-token distribution p.

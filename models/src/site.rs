@@ -120,7 +120,12 @@ impl Layout {
 
     /// The factors at `site`, if the adapter has any there.
     pub fn at(&self, site: Site) -> Option<&SiteParameters> {
-        self.index.get(Self::key(site)).copied().flatten().map(|i| &self.sites[i])
+        self.index_of(site).map(|i| &self.sites[i])
+    }
+
+    /// Index of `site` in [`Layout::sites`].
+    pub(crate) fn index_of(&self, site: Site) -> Option<usize> {
+        self.index.get(Self::key(site)).copied().flatten()
     }
 
     /// Every site, ascending.

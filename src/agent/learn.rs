@@ -158,11 +158,9 @@ impl<'a> Life<'a> {
 
     /// What acts now: the adapter as it stands.
     pub(super) fn active(&self) -> Arc<ActiveAdapter> {
-        Arc::new(ActiveAdapter {
-            generation: format!("{}:step-{}", self.lesson.name, self.run.progress.step),
-            layout: self.run.learner.layout().clone(),
-            theta: self.run.learner.theta().to_vec(),
-        })
+        let generation = format!("{}:step-{}", self.lesson.name, self.run.progress.step);
+        let learner = &self.run.learner;
+        Arc::new(ActiveAdapter::new(generation, learner.layout().clone(), learner.theta().to_vec()))
     }
 
     pub(super) fn source(&self) -> Source<'a> {

@@ -15,7 +15,7 @@ fn adapter(model: &Model, rank: usize, seed: u64) -> Arc<ActiveAdapter> {
     let layout = Layout::uniform(model.spec(), &Projection::ALL, rank, 2.0);
     let mut rng = Seed::new(seed).rng();
     let theta = (0..layout.len()).map(|_| 0.2 * rng.normal() as f32).collect();
-    Arc::new(ActiveAdapter { generation: format!("generation {seed}"), layout, theta })
+    Arc::new(ActiveAdapter::new(format!("generation {seed}"), layout, theta))
 }
 
 fn prompt(length: usize, seed: u64) -> Vec<u32> {

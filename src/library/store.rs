@@ -179,7 +179,7 @@ impl Library {
         spec: &Spec,
     ) -> Result<(ActiveAdapter, LoraConfig), LibraryError> {
         let LoraWeights { config, layout, theta } = self.load_weights(generation, base, spec)?;
-        Ok((ActiveAdapter { generation: generation.id.to_string(), layout, theta }, config))
+        Ok((ActiveAdapter::new(generation.id.to_string(), layout, theta), config))
     }
 
     pub(super) fn load_weights(

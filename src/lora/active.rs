@@ -1,10 +1,10 @@
 //! The adapter that a request runs under: one immutable version, shared by whoever holds it.
 
-use socius_models::{Adapter, Layout};
+use socius_models::{Adapter, Layout, PackedAdapter};
 
 /// One version of an adapter in memory. A request holds it in an `Arc` from its first token to its last, so publishing a newer
 /// generation never changes a running request.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct ActiveAdapter {
     /// What every token that it samples is recorded under, and what keys the KV cache: a generation's digest, or the digest of θ
     /// while it is still learning.
@@ -13,12 +13,18 @@ pub struct ActiveAdapter {
     pub layout: Layout,
     /// θ, of `layout.len()` values.
     pub theta: Vec<f32>,
+    packed: PackedAdapter,
 }
 
 impl ActiveAdapter {
+    /// `theta`, of `layout.len()` values, as `generation`.
+    pub fn new(generation: String, layout: Layout, theta: Vec<f32>) -> Self {
+        Self { generation, layout, theta, packed: PackedAdapter::default() }
+    }
+
     /// As a pass of the model reads it.
     pub fn adapter(&self) -> Adapter<'_> {
-        Adapter { layout: &self.layout, theta: &self.theta }
+        Adapter { packed: Some(&self.packed), ..Adapter::new(&self.layout, &self.theta) }
     }
 
     /// Memory that θ holds.

@@ -65,7 +65,7 @@ impl Learner {
 
     /// As a pass of the model reads it.
     pub fn adapter(&self) -> Adapter<'_> {
-        Adapter { layout: &self.layout, theta: &self.theta }
+        Adapter::new(&self.layout, &self.theta)
     }
 
     /// Forgets what was added up since the last step.
@@ -76,7 +76,7 @@ impl Learner {
 
     /// What a pass reads and what it writes.
     pub(super) fn split(&mut self) -> (Adapter<'_>, &mut [f32]) {
-        (Adapter { layout: &self.layout, theta: &self.theta }, &mut self.gradient)
+        (Adapter::new(&self.layout, &self.theta), &mut self.gradient)
     }
 
     /// Dropout of the `row`-th row from here on, and of its prompt where it stands alone.

@@ -1,6 +1,6 @@
 //! Register tiles of a packed linear, serial; knows panels and pointers, not tasks.
 
-use super::{PANEL, TASK_ROWS, WeightType};
+use super::{PANEL, TASK_ROWS};
 use crate::gemm::{Gemm, balanced};
 use crate::simd::{self, Kernel, LANES, PairDot, Simd, Variant};
 use rayon::prelude::*;
@@ -26,6 +26,33 @@ pub(super) type Floats = Tiles<f32>;
 /// Inputs that one register sums up in f32; sums of more are added from such parts, which keeps rounding near √in less.
 const PART: usize = 128;
 
+/// Room for a task's outputs, rows [`PANEL`] apart.
+pub(super) struct Part([MaybeUninit<f32>; TASK_ROWS * PANEL]);
+
+impl Part {
+    #[inline(always)]
+    pub(super) fn new() -> Self {
+        Self([const { MaybeUninit::uninit() }; TASK_ROWS * PANEL])
+    }
+
+    pub(super) fn at(&mut self) -> *mut f32 {
+        self.0.as_mut_ptr().cast()
+    }
+
+    /// Adds `[rows, columns]` of it to `y`.
+    ///
+    /// # Safety
+    /// They have been written; `y` (address, distance of rows) is valid for them and no other task's.
+    pub(super) unsafe fn add_to(&self, (y, y_row): (*mut f32, usize), rows: usize, columns: usize) {
+        for row in 0..rows {
+            for column in 0..columns {
+                // SAFETY: the caller's promise.
+                unsafe { *y.add(row * y_row + column) += self.0[row * PANEL + column].assume_init() };
+            }
+        }
+    }
+}
+
 /// # Safety
 /// `x` holds `rows · steps` values, `weights` a panel (columns padded to 16), `y` `rows` rows of `columns`, and no other task
 /// touches those of `y`.
@@ -40,11 +67,11 @@ pub(super) unsafe fn run_floats(variant: Variant, tiles: Floats) {
     }
     assert!(tiles.rows <= TASK_ROWS && tiles.columns <= PANEL, "a part holds a task's outputs");
     let width = tiles.columns.next_multiple_of(LANES);
-    let mut part = [const { MaybeUninit::<f32>::uninit() }; TASK_ROWS * PANEL];
+    let mut part = Part::new();
     // At least once, so that no inputs give 0.
     for first in (0..tiles.steps.max(1)).step_by(PART) {
         let whole = first == 0 && !tiles.accumulate;
-        let (c, c_row) = if whole { (tiles.y, tiles.y_row) } else { (part.as_mut_ptr().cast(), PANEL) };
+        let (c, c_row) = if whole { (tiles.y, tiles.y_row) } else { (part.at(), PANEL) };
         let product = Gemm {
             m: tiles.rows,
             n: tiles.columns,
@@ -59,12 +86,8 @@ pub(super) unsafe fn run_floats(variant: Variant, tiles: Floats) {
         };
         simd::run(variant, Product(product));
         if !whole {
-            for row in 0..tiles.rows {
-                for column in 0..tiles.columns {
-                    // SAFETY: the product wrote this value of `part`; `y` is the caller's promise.
-                    unsafe { *tiles.y.add(row * tiles.y_row + column) += part[row * PANEL + column].assume_init() };
-                }
-            }
+            // SAFETY: the product wrote these values of `part`; `y` is the caller's promise.
+            unsafe { part.add_to((tiles.y, tiles.y_row), tiles.rows, tiles.columns) };
         }
     }
 }
@@ -201,14 +224,6 @@ unsafe fn run_tile<P: PairDot, const R: usize, const V: usize>(t: &Tiles, at: At
                 P::S::store_n(at.y.add(r * t.y_row + v * LANES), acc[r][v], lanes(v));
             }
         }
-    }
-}
-
-/// 32-bit words of scratch that an input takes.
-pub(super) fn words(rows: usize, width: usize, kept: WeightType) -> usize {
-    match kept {
-        WeightType::Bf16 => rows * width.div_ceil(2),
-        WeightType::F32 => 0,
     }
 }
 

@@ -6,58 +6,72 @@ use super::*;
 use crate::simd::variants;
 use crate::testing::{Values, assert_same_bits, assert_within, on_threads};
 
-/// A batch of mixed adapters over 170 rows, two of which have rows on both sides of another's.
+/// A batch of mixed adapters over 170 rows of one linear, two of which have rows on both sides of another's, and some none.
 struct Case {
     width: usize,
     outputs: usize,
+    weight: PackedLinear,
     x: Vec<f32>,
     dy: Vec<f32>,
-    adapters: Vec<(usize, f32, Vec<f32>, Vec<f32>, Vec<Range<usize>>)>,
+    adapters: Vec<Own>,
     dropout: bool,
 }
 
+struct Own {
+    rank: usize,
+    scale: f32,
+    a: Vec<f32>,
+    b: Vec<f32>,
+    factors: Factors,
+    rows: Vec<Range<usize>>,
+}
+
 const ROWS: usize = 170;
+const KEPT: [WeightType; 2] = [WeightType::Bf16, WeightType::F32];
 
 impl Case {
-    fn new(width: usize, outputs: usize, dropout: bool) -> Self {
+    fn new(width: usize, outputs: usize, dropout: bool, kept: WeightType) -> Self {
         let mut values = Values::new(3);
         let ranges = [(3, vec![0..70, 90..91]), (16, vec![70..90, 91..160]), (17, vec![160..162])];
         let adapters = ranges.map(|(rank, rows)| {
-            (rank, 0.5 + rank as f32, values.take(rank * width), values.take(outputs * rank), rows)
+            let (scale, a, b) = (0.5 + rank as f32, values.take(rank * width), values.take(outputs * rank));
+            Own { rank, scale, factors: Factors::new(&a, &b, rank, scale, kept), a, b, rows }
         });
-        Self {
-            width,
-            outputs,
-            x: values.take(ROWS * width),
-            dy: values.take(ROWS * outputs),
-            adapters: adapters.into(),
-            dropout,
-        }
+        // A base of zeros: what is measured is the adapters' part alone.
+        let weight = PackedLinear::new(&vec![0.0; outputs * width], (outputs, width), kept);
+        let (x, dy) = (values.take(ROWS * width), values.take(ROWS * outputs));
+        Self { width, outputs, weight, x, dy, adapters: adapters.into(), dropout }
     }
 
-    fn input(&self) -> Input<'_> {
-        Input { x: &self.x, width: self.width, dropout: if self.dropout { Some(&mask) } else { None } }
+    fn linear<'a>(&'a self, adapted: Vec<Adapted<'a>>) -> Linear<'a> {
+        Linear { weight: &self.weight, adapted, dropout: if self.dropout { Some(&mask) } else { None } }
     }
 
     fn adapted(&self) -> Vec<Adapted<'_>> {
-        self.adapters
-            .iter()
-            .map(|(rank, scale, a, b, rows)| Adapted {
-                factors: Factors { a, b, rank: *rank, scale: *scale },
-                rows: rows.clone(),
-            })
-            .collect()
+        self.adapters.iter().map(|own| Adapted { factors: &own.factors, rows: own.rows.clone() }).collect()
     }
 
     fn zeros(&self) -> Vec<(Vec<f32>, Vec<f32>)> {
-        self.adapters.iter().map(|(_, _, a, b, _)| (vec![0.0; a.len()], vec![0.0; b.len()])).collect()
+        self.adapters.iter().map(|own| (vec![0.0; own.a.len()], vec![0.0; own.b.len()])).collect()
     }
 
-    fn backward(&self, variant: Variant, adapted: &[Adapted<'_>], sums: &mut [(Vec<f32>, Vec<f32>)]) -> Vec<f32> {
-        let mut dx = vec![0.0; self.x.len()];
-        let mut gradients: Vec<_> = sums.iter_mut().map(|(a, b)| Gradient { a, b }).collect();
-        let through = Backward { dy: &self.dy, outputs: self.outputs, dx: &mut dx };
-        backward_as(variant, self.input(), adapted, through, &mut gradients);
+    fn forward<'a>(&'a self, variant: Variant, adapted: Vec<Adapted<'a>>) -> Vec<f32> {
+        let mut y = vec![f32::NAN; ROWS * self.outputs];
+        let output = Output { linear: self.linear(adapted), y: &mut y };
+        forward_as(variant, &self.x, ROWS, &mut [output], Write::Set);
+        y
+    }
+
+    fn backward<'a>(
+        &'a self,
+        variant: Variant,
+        adapted: Vec<Adapted<'a>>,
+        sums: &mut [(Vec<f32>, Vec<f32>)],
+    ) -> Vec<f32> {
+        let mut dx = vec![f32::NAN; self.x.len()];
+        let gradients = sums.iter_mut().map(|(a, b)| Gradient { a, b }).collect();
+        let through = Through { linear: self.linear(adapted), dy: &self.dy, gradients };
+        backward_as(variant, &self.x, ROWS, &mut [through], &mut dx);
         dx
     }
 
@@ -68,8 +82,8 @@ impl Case {
 
     fn factor(&self, row: usize, element: usize) -> f64 {
         let mut factors = vec![1.0; self.width];
-        if self.dropout {
-            mask(row, &mut factors);
+        if self.dropout && !mask(row, &mut factors) {
+            factors.fill(1.0);
         }
         f64::from(factors[element])
     }
@@ -93,92 +107,95 @@ fn sum(terms: impl Iterator<Item = (f64, f64)>) -> (f64, f64) {
 #[test]
 fn outputs_and_every_gradient_are_within_the_bound_of_f64() {
     for (width, outputs, dropout) in [(40, 70, false), (33, 64, true), (5, 3, true), (130, 17, false)] {
-        let case = Case::new(width, outputs, dropout);
-        for &variant in variants() {
-            let mut y = vec![0.0; ROWS * outputs];
-            forward_as(variant, case.input(), &case.adapted(), &mut y, outputs);
-            let mut sums = case.zeros();
-            let dx = case.backward(variant, &case.adapted(), &mut sums);
-            let what = format_args!("{variant:?} {width} {outputs}").to_string();
-            for (i, (rank, scale, a, b, rows)) in case.adapters.iter().enumerate() {
-                let (rank, scale) = (*rank, f64::from(*scale));
-                let all: Vec<usize> = rows.iter().cloned().flatten().collect();
-                let term = |x: f64, w: f32| (x * f64::from(w), (x * f64::from(w)).abs());
-                let h =
-                    |row: usize, r: usize| sum((0..width).map(|c| term(scale * case.kept(row, c), a[r * width + c])));
-                let dh = |row: usize, r: usize| {
-                    sum((0..outputs).map(|o| term(scale * f64::from(case.dy[row * outputs + o]), b[o * rank + r])))
-                };
-                let unit = 2.0 * 2f64.powi(-24);
-                let chain = unit * (width + outputs + rank + all.len() + 8) as f64;
-                let through = |(value, size): (f64, f64), w: f64| (value * w, size * w.abs());
-                for &row in &all {
-                    for o in 0..outputs {
-                        let (exact, size) = sum((0..rank).map(|r| through(h(row, r), f64::from(b[o * rank + r]))));
-                        assert_within(y[row * outputs + o], exact, chain * size, format_args!("{what} y"));
-                    }
-                    for c in 0..width {
-                        let mask = case.factor(row, c);
-                        let (exact, size) =
-                            sum((0..rank).map(|r| through(dh(row, r), mask * f64::from(a[r * width + c]))));
-                        assert_within(dx[row * width + c], exact, chain * size, format_args!("{what} dx"));
-                    }
+        for kept in KEPT {
+            let case = Case::new(width, outputs, dropout, kept);
+            for &variant in variants() {
+                let y = case.forward(variant, case.adapted());
+                let mut sums = case.zeros();
+                let dx = case.backward(variant, case.adapted(), &mut sums);
+                let what = format!("{variant:?} {kept:?} {width} {outputs}");
+                for (own, sums) in case.adapters.iter().zip(&sums) {
+                    check_adapter(&case, own, (&y, &dx, sums), kept, &what);
                 }
-                for r in 0..rank {
-                    for c in (0..width).step_by(3) {
-                        let (exact, size) = sum(all.iter().map(|&row| through(dh(row, r), case.kept(row, c))));
-                        assert_within(sums[i].0[r * width + c], exact, chain * size, format_args!("{what} dA"));
-                    }
-                    for o in (0..outputs).step_by(3) {
-                        let dy = |row: usize| f64::from(case.dy[row * outputs + o]);
-                        let (exact, size) = sum(all.iter().map(|&row| through(h(row, r), dy(row))));
-                        assert_within(sums[i].1[o * rank + r], exact, chain * size, format_args!("{what} dB"));
-                    }
-                }
+                assert!(
+                    y[162 * outputs..].iter().chain(&dx[162 * width..]).all(|&v| v == 0.0),
+                    "rows without an adapter have the base alone"
+                );
             }
-            assert!(
-                y[162 * outputs..].iter().chain(&dx[162 * width..]).all(|&v| v == 0.0),
-                "rows without an adapter stay"
-            );
+        }
+    }
+}
+
+/// Holds what one adapter gave against sums in f64.
+fn check_adapter(
+    case: &Case,
+    Own { rank, scale, a, b, rows, .. }: &Own,
+    (y, dx, (da, db)): (&[f32], &[f32], &(Vec<f32>, Vec<f32>)),
+    kept: WeightType,
+    what: &str,
+) {
+    let (width, outputs, rank, scale) = (case.width, case.outputs, *rank, f64::from(*scale));
+    let all: Vec<usize> = rows.iter().cloned().flatten().collect();
+    let term = |x: f64, w: f32| (x * f64::from(w), (x * f64::from(w)).abs());
+    let h = |row: usize, r: usize| sum((0..width).map(|c| term(scale * case.kept(row, c), a[r * width + c])));
+    let dh = |row: usize, r: usize| {
+        sum((0..outputs).map(|o| term(scale * f64::from(case.dy[row * outputs + o]), b[o * rank + r])))
+    };
+    // Twice: the scale is rounded into B as well.
+    let rounded = if kept == WeightType::Bf16 { 2f64.powi(-9) * 1.02 } else { 0.0 };
+    let unit = 2.0 * 2f64.powi(-24);
+    let chain = |roundings: f64| unit * (width + outputs + rank + all.len() + 8) as f64 + roundings * rounded;
+    let through = |(value, size): (f64, f64), w: f64| (value * w, size * w.abs());
+    for &row in &all {
+        for o in 0..outputs {
+            let (exact, size) = sum((0..rank).map(|r| through(h(row, r), f64::from(b[o * rank + r]))));
+            assert_within(y[row * outputs + o], exact, chain(4.0) * size, format_args!("{what} y"));
+        }
+        for c in 0..width {
+            let mask = case.factor(row, c);
+            let (exact, size) = sum((0..rank).map(|r| through(dh(row, r), mask * f64::from(a[r * width + c]))));
+            assert_within(dx[row * width + c], exact, chain(4.0) * size, format_args!("{what} dx"));
+        }
+    }
+    for r in 0..rank {
+        for c in (0..width).step_by(3) {
+            let (exact, size) = sum(all.iter().map(|&row| through(dh(row, r), case.kept(row, c))));
+            assert_within(da[r * width + c], exact, chain(2.0) * size, format_args!("{what} dA"));
+        }
+        for o in (0..outputs).step_by(3) {
+            let dy = |row: usize| f64::from(case.dy[row * outputs + o]);
+            let (exact, size) = sum(all.iter().map(|&row| through(h(row, r), dy(row))));
+            assert_within(db[o * rank + r], exact, chain(2.0) * size, format_args!("{what} dB"));
         }
     }
 }
 
 #[test]
 fn an_adapters_bytes_do_not_depend_on_its_company_the_cut_of_its_rows_or_the_threads() {
-    for dropout in [false, true] {
-        let case = Case::new(50, 90, dropout);
+    for (dropout, kept) in [(false, WeightType::Bf16), (true, WeightType::Bf16), (true, WeightType::F32)] {
+        let case = Case::new(50, 90, dropout, kept);
         for &variant in variants() {
-            let run = |adapted: &[Adapted<'_>], sums: &mut [(Vec<f32>, Vec<f32>)]| {
-                let mut y = vec![0.0; ROWS * case.outputs];
-                forward_as(variant, case.input(), adapted, &mut y, case.outputs);
-                (y, case.backward(variant, adapted, sums))
+            let run = |adapted: fn(&Case) -> Vec<Adapted<'_>>, sums: &mut [(Vec<f32>, Vec<f32>)]| {
+                (case.forward(variant, adapted(&case)), case.backward(variant, adapted(&case), sums))
             };
             let mut joint = case.zeros();
-            let (y, dx) = on_threads(1, || run(&case.adapted(), &mut joint));
+            let (y, dx) = on_threads(1, || run(Case::adapted, &mut joint));
             let mut threaded = case.zeros();
-            let (y3, dx3) = on_threads(3, || run(&case.adapted(), &mut threaded));
+            let (y3, dx3) = on_threads(3, || run(Case::adapted, &mut threaded));
             assert_same_bits(&y, &y3, format_args!("{variant:?} y"));
             assert_same_bits(&dx, &dx3, format_args!("{variant:?} dx"));
             assert_eq!(joint, threaded);
 
-            for (i, adapted) in case.adapted().iter().enumerate() {
+            for (i, own) in case.adapters.iter().enumerate() {
                 // Alone, and row by row.
                 let mut alone = vec![(vec![0.0; joint[i].0.len()], vec![0.0; joint[i].1.len()])];
-                for row in adapted.rows.iter().cloned().flatten() {
-                    let single = [Adapted { factors: adapted.factors, rows: vec![row..row + 1] }];
-                    let (y1, dx1) = run(&single, &mut alone);
-                    let of = |row: usize, width: usize| row * width..(row + 1) * width;
-                    assert_same_bits(
-                        &y1[of(row, case.outputs)],
-                        &y[of(row, case.outputs)],
-                        format_args!("{variant:?} y"),
-                    );
-                    assert_same_bits(
-                        &dx1[of(row, case.width)],
-                        &dx[of(row, case.width)],
-                        format_args!("{variant:?} dx"),
-                    );
+                for row in own.rows.iter().cloned().flatten() {
+                    let single = || vec![Adapted { factors: &own.factors, rows: vec![row..row + 1] }];
+                    let y1 = case.forward(variant, single());
+                    let dx1 = case.backward(variant, single(), &mut alone);
+                    let of = |width: usize| row * width..(row + 1) * width;
+                    assert_same_bits(&y1[of(90)], &y[of(90)], format_args!("{variant:?} y"));
+                    assert_same_bits(&dx1[of(50)], &dx[of(50)], format_args!("{variant:?} dx"));
                 }
                 assert_same_bits(&alone[0].0, &joint[i].0, format_args!("{variant:?} dA of {i}"));
                 assert_same_bits(&alone[0].1, &joint[i].1, format_args!("{variant:?} dB of {i}"));
@@ -189,13 +206,15 @@ fn an_adapters_bytes_do_not_depend_on_its_company_the_cut_of_its_rows_or_the_thr
 
 #[test]
 fn a_row_without_dropout_has_the_same_bits_beside_rows_with_it() {
-    let (plain, mixed) = (Case::new(50, 90, false), Case::new(50, 90, true));
-    for &variant in variants() {
-        let run = |case: &Case| case.backward(variant, &case.adapted(), &mut case.zeros());
-        let (plain, mixed) = (run(&plain), run(&mixed));
-        for row in (0..ROWS).step_by(5) {
-            let at = row * 50..(row + 1) * 50;
-            assert_same_bits(&plain[at.clone()], &mixed[at], format_args!("{variant:?} row {row}"));
+    for kept in KEPT {
+        let (plain, mixed) = (Case::new(50, 90, false, kept), Case::new(50, 90, true, kept));
+        for &variant in variants() {
+            let run = |case: &Case| case.backward(variant, case.adapted(), &mut case.zeros());
+            let (plain, mixed) = (run(&plain), run(&mixed));
+            for row in (0..ROWS).step_by(5) {
+                let at = row * 50..(row + 1) * 50;
+                assert_same_bits(&plain[at.clone()], &mixed[at], format_args!("{variant:?} row {row}"));
+            }
         }
     }
 }
@@ -203,8 +222,8 @@ fn a_row_without_dropout_has_the_same_bits_beside_rows_with_it() {
 #[test]
 #[should_panic(expected = "a row belongs to one adapter")]
 fn rows_of_two_adapters_are_refused() {
-    let case = Case::new(4, 4, false);
+    let case = Case::new(4, 4, false, WeightType::F32);
     let mut adapted = case.adapted();
     adapted[0].rows[0].end += 1;
-    forward(case.input(), &adapted, &mut vec![0.0; ROWS * 4], 4);
+    case.forward(variants()[0], adapted);
 }

@@ -60,8 +60,8 @@ pub(crate) trait Halves: Send + Sync {
     /// What the MLP half keeps for its backward pass: at least its input.
     type Mlp;
 
-    /// Readies `adapters` and the tables of `batch`.
-    fn prepare(&self, batch: &Batch, adapters: &[Adapter<'_>]) -> Result<Self::Prepared, ModelError>;
+    /// Readies `adapters` and the tables of `batch`, for the way back too if the pass is `recorded`.
+    fn prepare(&self, batch: &Batch, adapters: &[Adapter<'_>], recorded: bool) -> Result<Self::Prepared, ModelError>;
 
     /// No tokens' keys and values, in the form that [`Halves::attention`] appends to.
     fn empty_kv(&self) -> LayerKv;

@@ -95,7 +95,7 @@ impl Learner {
     }
 
     fn adapter(&self) -> Adapter<'_> {
-        Adapter { layout: &self.layout, theta: &self.theta }
+        Adapter::new(&self.layout, &self.theta)
     }
 }
 

@@ -17,8 +17,10 @@ use crate::{
     Adapter, Batch, Dtype, HeadGradient, KvSequence, LayerSlot, ModelError, Projection, Scores, Slot, Span, Spec,
     Target, TensorSource,
 };
+use rayon::prelude::*;
 use socius_kernels::attention::{Heads, Spans};
 use socius_kernels::linear::{PackedLinear, WeightType};
+use socius_kernels::lora::Factors;
 use socius_kernels::norm::Norm;
 use socius_kernels::rope::Turns;
 use std::sync::Arc;
@@ -44,8 +46,10 @@ struct Layer {
     linears: [PackedLinear; 7],
 }
 
-/// What a pass readies: the rotary tables of its tokens, where each token stands in its row, and what rows attend to.
+/// What a pass readies: packed factors, the rotary tables of its tokens, where each token stands in its row, and what rows attend to.
 pub(crate) struct Prepared {
+    /// Of every adapter, by the index of the site in its layout.
+    factors: Vec<Arc<[Factors]>>,
     cos: Vec<f32>,
     sin: Vec<f32>,
     /// `(row, token in the row)` of every packed token.
@@ -125,7 +129,11 @@ impl Halves for Cpu {
     type Attention = attention::Saved;
     type Mlp = mlp::Saved;
 
-    fn prepare(&self, batch: &Batch, _: &[Adapter<'_>]) -> Result<Prepared, ModelError> {
+    fn prepare(&self, batch: &Batch, adapters: &[Adapter<'_>], recorded: bool) -> Result<Prepared, ModelError> {
+        let factors = adapters.par_iter().map(|adapter| match adapter.packed {
+            Some(packed) => packed.get_or_pack(|| self.pack(adapter, recorded)),
+            None => self.pack(adapter, recorded),
+        });
         let frequencies = self.spec.rope_frequencies();
         let table = |of: fn(f64) -> f64| {
             let turn = |&p: &u32| frequencies.iter().map(move |f| of(f64::from(p) * f) as f32);
@@ -138,6 +146,7 @@ impl Halves for Cpu {
             Spans { queries: span.tokens.clone(), keys: prefix.into_iter().chain([span.tokens.clone()]).collect() }
         });
         Ok(Prepared {
+            factors: factors.collect(),
             cos: table(f64::cos),
             sin: table(f64::sin),
             places: places.collect(),

@@ -37,7 +37,7 @@ fn learners(spec: &Spec) -> Vec<Learner> {
 }
 
 fn adapters(learners: &[Learner]) -> Vec<Adapter<'_>> {
-    learners.iter().map(|Learner { layout, theta }| Adapter { layout, theta }).collect()
+    learners.iter().map(|Learner { layout, theta }| Adapter::new(layout, theta)).collect()
 }
 
 /// `len` tokens of the smallest vocabulary.
@@ -195,11 +195,11 @@ fn each_half_and_its_every_gradient_is_that_of_the_f64_reference() {
             batch: &batch,
             adapters: &adapters,
             segments: batch.segments(),
-            prepared: reference.prepare(&batch, &adapters).expect("prepares"),
+            prepared: reference.prepare(&batch, &adapters, true).expect("prepares"),
         };
         for (dtype, allowed) in [(Dtype::F32, F32_SHARE), (Dtype::Bf16, BF16_SHARE)] {
             let cpu = Cpu::load(spec.clone(), &source, dtype).expect("loads");
-            let prepared = cpu.prepare(&batch, &adapters).expect("prepares");
+            let prepared = cpu.prepare(&batch, &adapters, true).expect("prepares");
             let pass = Pass { batch: &batch, adapters: &adapters, segments: batch.segments(), prepared };
             let check = |name: &str, found: &[f32], exact: &[f64]| {
                 let share = share(found, exact);
@@ -315,7 +315,7 @@ fn what_is_computed_again_is_what_would_have_been_kept() {
     let learners = learners(&spec);
     let adapters = adapters(&learners);
     let run = |keeps: bool| {
-        let prepared = Prepared { keeps, ..cpu.prepare(&batch, &adapters).expect("prepares") };
+        let prepared = Prepared { keeps, ..cpu.prepare(&batch, &adapters, true).expect("prepares") };
         let pass = Pass { batch: &batch, adapters: &adapters, segments: batch.segments(), prepared };
         let at = At { layer: 1, pass: &pass };
         let x = cpu.embed(batch.tokens()).expect("embeds");

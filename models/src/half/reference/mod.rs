@@ -252,7 +252,7 @@ impl Halves for Reference {
     type Attention = Tensor;
     type Mlp = Tensor;
 
-    fn prepare(&self, batch: &Batch, adapters: &[Adapter<'_>]) -> std::result::Result<Prepared, ModelError> {
+    fn prepare(&self, batch: &Batch, adapters: &[Adapter<'_>], _: bool) -> std::result::Result<Prepared, ModelError> {
         let theta = |adapter: &Adapter<'_>| {
             Tensor::from_slice(adapter.theta, adapter.theta.len(), &self.device)?.to_dtype(self.dtype)
         };

@@ -51,7 +51,7 @@ fn learners(spec: &Spec) -> Vec<Learner> {
 }
 
 fn adapters(learners: &[Learner]) -> Vec<Adapter<'_>> {
-    learners.iter().map(|Learner { layout, theta }| Adapter { layout, theta }).collect()
+    learners.iter().map(|Learner { layout, theta }| Adapter::new(layout, theta)).collect()
 }
 
 /// Every kind of row: a prefix with two continuations, a row under nothing, rows with and without dropout, and
@@ -136,7 +136,7 @@ fn with_pass<T>(
         adapters[*which].theta = theta;
     }
     let batch = batch();
-    let prepared = decoder.halves.prepare(&batch, &adapters).expect("prepares");
+    let prepared = decoder.halves.prepare(&batch, &adapters, true).expect("prepares");
     run(&Pass { batch: &batch, adapters: &adapters, segments: batch.segments(), prepared })
 }
 
