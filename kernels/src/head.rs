@@ -39,16 +39,35 @@ pub fn logits(head: &PackedLinear, hidden: &[f32], logits: &mut [f32]) {
     linear::forward(hidden, rows, &mut [Output { weight: head, y: logits }], Write::Set);
 }
 
-/// `(Σ q log p, entropy)` of every target in nats.
-pub fn scores(head: &PackedLinear, hidden: &[f32], targets: &[Target<'_>]) -> Vec<(f32, f32)> {
+/// `(Σ q log p, entropy)` of every target in nats. With `by_hidden`, `[rows, width]`, every row must have one target, and its
+/// row of `by_hidden` is set to ∂score/∂hidden: for one more product, logits then need not be computed again in a backward pass.
+pub fn scores(
+    head: &PackedLinear,
+    hidden: &[f32],
+    targets: &[Target<'_>],
+    mut by_hidden: Option<&mut [f32]>,
+) -> Vec<(f32, f32)> {
+    let (vocab, width) = (head.outputs(), head.inputs());
+    if let Some(by_hidden) = &by_hidden {
+        assert_eq!(hidden.len(), by_hidden.len(), "a gradient for each row");
+        let own = targets.iter().map(|target| target.row);
+        assert!(own.eq(0..hidden.len() / width), "a target for each row");
+    }
     let mut scores = Vec::with_capacity(targets.len());
-    chunks(head, hidden, targets, |_, logits, targets| {
-        let vocab = head.outputs();
+    chunks(head, hidden, targets, |first, logits, targets| {
         let stats: Vec<Stats> = logits.par_chunks(vocab).map(Stats::of).collect();
         for target in targets {
             let (stats, logits) = (stats[target.row], &logits[target.row * vocab..][..vocab]);
             let logprob = target.tokens.iter().map(|&(token, q)| q * (logits[token as usize] - stats.logsumexp)).sum();
             scores.push((logprob, stats.entropy));
+        }
+        if let Some(by_hidden) = &mut by_hidden {
+            let rows = logits.par_chunks_mut(vocab).zip(&stats).zip(targets);
+            rows.for_each(|((logits, &stats), target)| {
+                row_gradient(logits, stats, std::slice::from_ref(target), &[1.0], 0.0);
+            });
+            let d = &mut by_hidden[first * width..][..targets.len() * width];
+            linear::backward_input(&[(head, logits)], targets.len(), d, Write::Set);
         }
     });
     scores
@@ -75,7 +94,7 @@ pub fn backward(
             let own = done + start..done + end;
             let c = &coefficients.logprobs[own.clone()];
             let e = coefficients.entropies.map_or(0.0, |e| e[own].iter().sum());
-            row_gradient(logits, &targets[start..end], c, e);
+            row_gradient(logits, Stats::of(logits), &targets[start..end], c, e);
         });
         done += targets.len();
         let d = &mut d_hidden[first * width..(first + rows) * width];
@@ -109,8 +128,7 @@ fn chunks(
 }
 
 /// Logits to their gradient, in place. `e` is the sum of the targets' entropy coefficients.
-fn row_gradient(logits: &mut [f32], targets: &[Target<'_>], c: &[f32], e: f32) {
-    let stats = Stats::of(logits);
+fn row_gradient(logits: &mut [f32], stats: Stats, targets: &[Target<'_>], c: &[f32], e: f32) {
     let mass = |target: &Target<'_>| target.tokens.iter().map(|&(_, q)| q).sum::<f32>();
     let c_mass: f32 = targets.iter().zip(c).map(|(target, c)| c * mass(target)).sum();
     simd::run(simd::active(), Gradient { logits, stats, c_mass, e });
@@ -248,6 +266,21 @@ mod tests {
     const ROWS: usize = 130;
 
     #[test]
+    fn the_gradient_beside_the_scores_is_that_of_the_backward_pass() {
+        let mut values = Values::new(5);
+        let (weight, hidden) = (values.take(VOCAB * WIDTH), values.take(ROWS * WIDTH));
+        let head = PackedLinear::new(&weight, (VOCAB, WIDTH), WeightType::F32);
+        let tokens: Vec<[(u32, f32); 2]> = (0..ROWS as u32).map(|i| [(i % 70, 0.25), (i % 71 + 1, 0.5)]).collect();
+        let targets: Vec<_> = tokens.iter().enumerate().map(|(row, tokens)| Target { row, tokens }).collect();
+        let (mut beside, mut apart) = (vec![f32::NAN; hidden.len()], vec![f32::NAN; hidden.len()]);
+        let found = scores(&head, &hidden, &targets, Some(&mut beside));
+        let coefficients = Coefficients { logprobs: &[1.0; ROWS], entropies: None };
+        backward(&head, &hidden, &targets, coefficients, &mut apart);
+        assert_eq!(found, scores(&head, &hidden, &targets, None));
+        assert_same_bits(&beside, &apart, format_args!("gradient"));
+    }
+
+    #[test]
     fn scores_and_gradients_are_those_of_f64_and_do_not_depend_on_chunks_or_threads() {
         let mut values = Values::new(4);
         let (weight, hidden) = (values.take(VOCAB * WIDTH), values.take(ROWS * WIDTH));
@@ -262,7 +295,7 @@ mod tests {
             on_threads(threads, || {
                 let mut d = vec![f32::NAN; hidden.len()];
                 backward(&head, &hidden, &targets, coefficients, &mut d);
-                (scores(&head, &hidden, &targets), d)
+                (scores(&head, &hidden, &targets, None), d)
             })
         };
         let (found, d) = run(1);

@@ -29,7 +29,7 @@ pub(crate) trait Decode: Send + Sync {
 
 /// A recorded pass of whatever form, as [`crate::Recording`] holds it.
 pub(crate) trait Recorded {
-    fn scores(&self, targets: &[Target]) -> Result<Scores, ModelError>;
+    fn scores(&mut self, targets: &[Target]) -> Result<Scores, ModelError>;
     fn backward(
         self: Box<Self>,
         targets: &[Target],
@@ -205,7 +205,7 @@ impl<H: Halves> Decode for Decoder<H> {
     ) -> Result<Box<dyn Recorded + 'm>, ModelError> {
         let pass = self.pass(batch, adapters, true)?;
         let walked = self.walk(&pass, first_site(&self.spec, adapters)..2 * self.spec.layers, None)?;
-        Ok(Box::new(Tape { decoder: self, pass, walked }))
+        Ok(Box::new(Tape { decoder: self, pass, walked, head: None }))
     }
 }
 
@@ -214,12 +214,16 @@ struct Tape<'m, H: Halves> {
     decoder: &'m Decoder<H>,
     pass: Pass<'m, H::Prepared>,
     walked: Walked<H>,
+    /// What was scored last, and what the head kept of it.
+    head: Option<(Vec<Target>, H::Head)>,
 }
 
 impl<H: Halves> Recorded for Tape<'_, H> {
-    fn scores(&self, targets: &[Target]) -> Result<Scores, ModelError> {
+    fn scores(&mut self, targets: &[Target]) -> Result<Scores, ModelError> {
         self.decoder.check(self.pass.batch, targets);
-        self.decoder.halves.scores(&self.walked.hidden, targets)
+        let (scores, saved) = self.decoder.halves.scores_recorded(&self.walked.hidden, targets)?;
+        self.head = Some((targets.to_vec(), saved));
+        Ok(scores)
     }
 
     fn backward(
@@ -228,13 +232,14 @@ impl<H: Halves> Recorded for Tape<'_, H> {
         gradient: HeadGradient<'_>,
         gradients: &mut [&mut [f32]],
     ) -> Result<(), ModelError> {
-        let Self { decoder, pass, walked } = *self;
+        let Self { decoder, pass, walked, head } = *self;
         decoder.check(pass.batch, targets);
         assert_eq!(gradient.logprobs.len(), targets.len(), "one ∂loss/∂logprob a target");
         assert!(gradient.entropies.is_none_or(|g| g.len() == targets.len()), "one ∂loss/∂entropy a target");
         let lengths = pass.adapters.iter().map(|adapter| adapter.layout.len());
         assert!(lengths.eq(gradients.iter().map(|g| g.len())), "one gradient an adapter, of its layout's length");
-        let dy = decoder.halves.head_backward(&walked.hidden, targets, gradient)?;
+        let saved = head.filter(|(of, _)| of == targets).map(|(_, saved)| saved);
+        let dy = decoder.halves.head_backward(&walked.hidden, targets, saved, gradient)?;
         decoder.walk_back(&pass, walked.saved, dy, gradients)
     }
 }

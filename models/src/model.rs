@@ -171,8 +171,8 @@ pub struct Recording<'m> {
 }
 
 impl Recording<'_> {
-    /// Scores of `targets`.
-    pub fn scores(&self, targets: &[Target]) -> Result<Scores, ModelError> {
+    /// Scores of `targets`. A backward pass over the same targets is the cheaper for it.
+    pub fn scores(&mut self, targets: &[Target]) -> Result<Scores, ModelError> {
         self.tape.scores(targets)
     }
 

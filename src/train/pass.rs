@@ -66,7 +66,7 @@ pub fn forward_backward(model: &Model, jobs: &mut [Job<'_>], limits: PassLimits)
         jobs.iter_mut().map(|job| job.learner.split()).unzip();
     for units in &passes {
         let (batch, targets, trained) = lay_out(units, &sequences, &rows, &counts);
-        let recording = model.record(&batch, &adapters)?;
+        let mut recording = model.record(&batch, &adapters)?;
         let scores = recording.scores(&targets)?;
         let evaluated = evaluate_jobs(&losses, &trained, &scores)?;
         for (job, tally) in tallies.iter_mut().enumerate() {

@@ -59,6 +59,8 @@ pub(crate) trait Halves: Send + Sync {
     type Attention;
     /// What the MLP half keeps for its backward pass: at least its input.
     type Mlp;
+    /// What scoring keeps for the head's backward pass.
+    type Head;
 
     /// Readies `adapters` and the tables of `batch`, for the way back too if the pass is `recorded`.
     fn prepare(&self, batch: &Batch, adapters: &[Adapter<'_>], recorded: bool) -> Result<Self::Prepared, ModelError>;
@@ -120,12 +122,16 @@ pub(crate) trait Halves: Send + Sync {
     /// Logprobs and entropies of `targets`, never holding the logits of all of them.
     fn scores(&self, x: &Self::Hidden, targets: &[Target]) -> Result<Scores, ModelError>;
 
-    /// ∂loss/∂x from ∂loss/∂scores. With `p` the next-token distribution, `H` its entropy and `q` the target's weights:
+    /// The same, keeping what spares [`Halves::head_backward`] the logits.
+    fn scores_recorded(&self, x: &Self::Hidden, targets: &[Target]) -> Result<(Scores, Self::Head), ModelError>;
+
+    /// ∂loss/∂x from ∂loss/∂scores; `saved` is of the same targets. With `p` the next-token distribution, `H` its entropy and `q` the target's weights:
     /// `∂logprob/∂z_v = q_v − p_v Σ q` and `∂H/∂z_v = −p_v (log p_v + H)`.
     fn head_backward(
         &self,
         x: &Self::Hidden,
         targets: &[Target],
+        saved: Option<Self::Head>,
         gradient: HeadGradient<'_>,
     ) -> Result<Self::Hidden, ModelError>;
 

@@ -1,6 +1,6 @@
 //! The attention half on the CPU. Knows keys, values and caches of one layer; never the MLP or the head.
 
-use super::{At, Cpu, Prepared};
+use super::{At, Buffer, Cpu, Prepared};
 use crate::kv::LayerKv;
 use crate::{KvSequence, Projection};
 use socius_kernels::attention::{self, Gradients, Keys, Row};
@@ -8,28 +8,28 @@ use socius_kernels::{norm, rope};
 
 /// What the backward pass needs.
 pub(crate) struct Saved {
-    x: Vec<f32>,
+    x: Buffer,
     inner: Option<Inner>,
 }
 
 /// What lies between the half's norm and its last linear.
 struct Inner {
     /// Rotated.
-    q: Vec<f32>,
+    q: Buffer,
     /// Rotated.
-    k: Vec<f32>,
-    v: Vec<f32>,
-    out: Vec<f32>,
-    logsumexp: Vec<f32>,
+    k: Buffer,
+    v: Buffer,
+    out: Buffer,
+    logsumexp: Buffer,
 }
 
 impl Cpu {
     pub(super) fn attend(
         &self,
         at: At<'_, Prepared>,
-        x: Vec<f32>,
+        x: Buffer,
         sequences: Option<&mut [&mut KvSequence]>,
-    ) -> Vec<f32> {
+    ) -> Buffer {
         let out = match sequences {
             None => self.attend_inner(at, &x).out,
             Some(sequences) => {
@@ -42,7 +42,7 @@ impl Cpu {
                 let rows: Vec<_> = rows
                     .map(|(span, sequence)| Row { queries: span.tokens.clone(), keys: keys(sequence, at.layer) })
                     .collect();
-                let mut out = vec![0.0; q.len()];
+                let mut out = Buffer::new(q.len());
                 attention::forward(self.heads(), &q, &rows, &mut out, None);
                 out
             }
@@ -52,7 +52,7 @@ impl Cpu {
         y
     }
 
-    pub(super) fn attend_recorded(&self, at: At<'_, Prepared>, x: Vec<f32>) -> (Vec<f32>, Saved) {
+    pub(super) fn attend_recorded(&self, at: At<'_, Prepared>, x: Buffer) -> (Buffer, Saved) {
         let inner = self.attend_inner(at, &x);
         let mut y = x.clone();
         self.project_onto(at, Projection::O, &inner.out, &mut y);
@@ -63,13 +63,13 @@ impl Cpu {
         &self,
         at: At<'_, Prepared>,
         saved: Saved,
-        dy: Vec<f32>,
+        dy: Buffer,
         gradients: &mut [&mut [f32]],
-    ) -> Vec<f32> {
+    ) -> Buffer {
         let Saved { x, inner } = saved;
         let Inner { q, k, v, out, logsumexp } = inner.unwrap_or_else(|| self.attend_inner(at, &x));
         let d_out = self.project_back(at, &out, &[(Projection::O, &dy)], gradients);
-        let [mut dq, mut dk, mut dv] = [q.len(), k.len(), v.len()].map(|len| vec![0.0; len]);
+        let (mut dq, mut dk, mut dv) = (Buffer::new(q.len()), Buffer::zeros(k.len()), Buffer::zeros(v.len()));
         let saved = attention::Saved { q: &q, k: &k, v: &v, out: &out, logsumexp: &logsumexp };
         let into = Gradients { q: &mut dq, k: &mut dk, v: &mut dv };
         attention::backward(self.heads(), &at.pass.prepared.spans, saved, &d_out, into);
@@ -77,7 +77,7 @@ impl Cpu {
         rope::backward(turns, &mut dq, self.spec.q_dim());
         rope::backward(turns, &mut dk, self.spec.kv_dim());
         let weight = &self.layers[at.layer].attention_norm;
-        let outputs = [(Projection::Q, dq.as_slice()), (Projection::K, &dk), (Projection::V, &dv)];
+        let outputs = [(Projection::Q, &*dq), (Projection::K, &dk), (Projection::V, &dv)];
         let d_normed = self.project_back(at, &self.normed(weight, &x), &outputs, gradients);
         let mut dx = dy;
         norm::backward(self.norm(weight), &x, &d_normed, &mut dx);
@@ -85,7 +85,7 @@ impl Cpu {
     }
 
     /// Queries and keys, rotated, and values.
-    fn rotated(&self, at: At<'_, Prepared>, x: &[f32]) -> [Vec<f32>; 3] {
+    fn rotated(&self, at: At<'_, Prepared>, x: &[f32]) -> [Buffer; 3] {
         let normed = self.normed(&self.layers[at.layer].attention_norm, x);
         let [mut q, mut k, v] = self.project(at, [Projection::Q, Projection::K, Projection::V], &normed);
         let turns = self.turns(&at.pass.prepared);
@@ -104,8 +104,8 @@ impl Cpu {
             Row { queries: spans.queries.clone(), keys }
         });
         let rows: Vec<_> = rows.collect();
-        let mut out = vec![0.0; q.len()];
-        let mut logsumexp = vec![0.0; x.len() / self.spec.hidden * self.spec.heads];
+        let mut out = Buffer::new(q.len());
+        let mut logsumexp = Buffer::new(x.len() / self.spec.hidden * self.spec.heads);
         attention::forward(self.heads(), &q, &rows, &mut out, Some(&mut logsumexp));
         Inner { q, k, v, out, logsumexp }
     }

@@ -1,10 +1,17 @@
 //! The head on the CPU: final norm, logits, scores of targets and their gradient. Never layers or adapters.
 
-use super::Cpu;
+use super::{Buffer, Cpu};
 use crate::{HeadGradient, Scores, Target, TargetTokens};
 use socius_kernels::head::{self, Coefficients};
 use socius_kernels::linear::PackedLinear;
 use socius_kernels::norm;
+
+/// What scoring keeps for the backward pass.
+pub(crate) struct Saved {
+    /// ∂score/∂(normed hidden row) of each target, in the order of positions, if every position has one target. The gradient of a
+    /// loss is a coefficient times that, so the logits need not be computed again.
+    by_hidden: Option<Vec<f32>>,
+}
 
 /// Targets in the order of their positions, and the positions without repetition.
 struct Sorted {
@@ -58,31 +65,66 @@ impl Cpu {
     }
 
     pub(super) fn head_scores(&self, x: &[f32], targets: &[Target]) -> Scores {
+        self.score(x, targets, &mut None)
+    }
+
+    /// Scores, and their gradients where every position has one target.
+    pub(super) fn head_scores_recorded(&self, x: &[f32], targets: &[Target]) -> (Scores, Saved) {
+        let mut by_hidden = Some(Vec::new());
+        let scores = self.score(x, targets, &mut by_hidden);
+        (scores, Saved { by_hidden })
+    }
+
+    /// With `by_hidden`, it becomes ∂score/∂hidden in the order of positions, or nothing where positions have several targets.
+    fn score(&self, x: &[f32], targets: &[Target], by_hidden: &mut Option<Vec<f32>>) -> Scores {
         let sorted = Sorted::new(targets, |_| true);
         let hidden = self.normed(&self.final_norm, &self.gather(x, &sorted.positions));
+        if sorted.positions.len() < targets.len() {
+            *by_hidden = None;
+        }
+        if let Some(by_hidden) = by_hidden {
+            by_hidden.resize(hidden.len(), 0.0);
+        }
         let mut scores = Scores { logprobs: vec![0.0; targets.len()], entropies: vec![0.0; targets.len()] };
-        let found = head::scores(self.head_weight(), &hidden, &sorted.targets());
+        let found = head::scores(self.head_weight(), &hidden, &sorted.targets(), by_hidden.as_deref_mut());
         for (&i, (logprob, entropy)) in sorted.order.iter().zip(found) {
             (scores.logprobs[i], scores.entropies[i]) = (logprob, entropy);
         }
         scores
     }
 
-    pub(super) fn head_gradient(&self, x: &[f32], targets: &[Target], gradient: HeadGradient<'_>) -> Vec<f32> {
+    pub(super) fn head_gradient(
+        &self,
+        x: &[f32],
+        targets: &[Target],
+        saved: Option<Saved>,
+        gradient: HeadGradient<'_>,
+    ) -> Buffer {
         let width = self.spec.hidden;
         // A target whose coefficients are 0 moves nothing, and its row of logits is the dearest of all.
         let moves = |i: usize| gradient.logprobs[i] != 0.0 || gradient.entropies.is_some_and(|e| e[i] != 0.0);
-        let sorted = Sorted::new(targets, moves);
+        let by_hidden = saved.and_then(|saved| saved.by_hidden).filter(|_| gradient.entropies.is_none());
+        let sorted = Sorted::new(targets, |i| by_hidden.is_some() || moves(i));
         let rows = self.gather(x, &sorted.positions);
-        let hidden = self.normed(&self.final_norm, &rows);
         let pick = |of: &[f32]| sorted.order.iter().map(|&i| of[i]).collect::<Vec<_>>();
         let (logprobs, entropies) = (pick(gradient.logprobs), gradient.entropies.map(pick));
-        let coefficients = Coefficients { logprobs: &logprobs, entropies: entropies.as_deref() };
-        let mut d_hidden = vec![0.0; hidden.len()];
-        head::backward(self.head_weight(), &hidden, &sorted.targets(), coefficients, &mut d_hidden);
+        let d_hidden = match by_hidden {
+            Some(mut d) => {
+                let rows = d.chunks_exact_mut(width).zip(&logprobs);
+                rows.for_each(|(row, c)| row.iter_mut().for_each(|d| *d *= c));
+                d
+            }
+            None => {
+                let hidden = self.normed(&self.final_norm, &rows);
+                let coefficients = Coefficients { logprobs: &logprobs, entropies: entropies.as_deref() };
+                let mut d = vec![0.0; hidden.len()];
+                head::backward(self.head_weight(), &hidden, &sorted.targets(), coefficients, &mut d);
+                d
+            }
+        };
         let mut d_rows = vec![0.0; rows.len()];
         norm::backward(self.norm(&self.final_norm), &rows, &d_hidden, &mut d_rows);
-        let mut dx = vec![0.0; x.len()];
+        let mut dx = Buffer::zeros(x.len());
         for (&position, d) in sorted.positions.iter().zip(d_rows.chunks_exact(width)) {
             dx[position * width..(position + 1) * width].copy_from_slice(d);
         }

@@ -1,6 +1,6 @@
 //! Linears of a half with their rows' adapters, forward and backward. Knows sites; never what a half computes between them.
 
-use super::{At, Cpu, Prepared};
+use super::{At, Buffer, Cpu, Prepared};
 use crate::{Adapter, Projection, Site};
 use rayon::prelude::*;
 use socius_kernels::linear::{PackedLinear, Write};
@@ -33,9 +33,9 @@ impl Cpu {
         at: At<'_, Prepared>,
         projections: [Projection; N],
         x: &[f32],
-    ) -> [Vec<f32>; N] {
+    ) -> [Buffer; N] {
         let rows = at.pass.batch.tokens().len();
-        let mut ys = projections.map(|projection| vec![0.0; rows * self.weight(at.layer, projection).outputs()]);
+        let mut ys = projections.map(|projection| Buffer::new(rows * self.weight(at.layer, projection).outputs()));
         let masks = projections.map(|projection| move |row: usize, factors: &mut [f32]| mask(at, projection, row, factors));
         let all = projections.iter().zip(&masks).zip(&mut ys);
         let outputs = all.map(|((&projection, mask), y)| Output { linear: self.linear(at, projection, mask), y });
@@ -57,7 +57,7 @@ impl Cpu {
         x: &[f32],
         outputs: &[(Projection, &[f32])],
         gradients: &mut [&mut [f32]],
-    ) -> Vec<f32> {
+    ) -> Buffer {
         let masks: Vec<_> = outputs
             .iter()
             .map(|&(projection, _)| move |row: usize, factors: &mut [f32]| mask(at, projection, row, factors))
@@ -81,7 +81,7 @@ impl Cpu {
                 (rest, passed) = (tail, parameters.b + parameters.outputs * parameters.rank);
             }
         }
-        let mut dx = vec![0.0; x.len()];
+        let mut dx = Buffer::new(x.len());
         lora::backward(x, at.pass.batch.tokens().len(), &mut through, &mut dx);
         dx
     }

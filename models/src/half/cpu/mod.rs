@@ -5,6 +5,7 @@
 //! what is not kept is computed again, to the same bits.
 
 mod attention;
+mod buffer;
 mod head;
 mod linear;
 mod mlp;
@@ -12,6 +13,7 @@ mod mlp;
 mod tests;
 
 use super::{At, Halves, read};
+use buffer::Buffer;
 use crate::kv::LayerKv;
 use crate::{
     Adapter, Batch, Dtype, HeadGradient, KvSequence, LayerSlot, ModelError, Projection, Scores, Slot, Span, Spec,
@@ -106,8 +108,8 @@ impl Cpu {
     }
 
     /// `norm(x)`.
-    fn normed(&self, weight: &[f32], x: &[f32]) -> Vec<f32> {
-        let mut y = vec![0.0; x.len()];
+    fn normed(&self, weight: &[f32], x: &[f32]) -> Buffer {
+        let mut y = Buffer::new(x.len());
         socius_kernels::norm::forward(self.norm(weight), x, &mut y);
         y
     }
@@ -124,10 +126,11 @@ impl Cpu {
 }
 
 impl Halves for Cpu {
-    type Hidden = Vec<f32>;
+    type Hidden = Buffer;
     type Prepared = Prepared;
     type Attention = attention::Saved;
     type Mlp = mlp::Saved;
+    type Head = head::Saved;
 
     fn prepare(&self, batch: &Batch, adapters: &[Adapter<'_>], recorded: bool) -> Result<Prepared, ModelError> {
         let factors = adapters.par_iter().map(|adapter| match adapter.packed {
@@ -159,8 +162,8 @@ impl Halves for Cpu {
         LayerKv::Host { k: Vec::new(), v: Vec::new() }
     }
 
-    fn embed(&self, tokens: &[u32]) -> Result<Vec<f32>, ModelError> {
-        let mut x = vec![0.0; tokens.len() * self.spec.hidden];
+    fn embed(&self, tokens: &[u32]) -> Result<Buffer, ModelError> {
+        let mut x = Buffer::new(tokens.len() * self.spec.hidden);
         for (&token, row) in tokens.iter().zip(x.chunks_exact_mut(self.spec.hidden)) {
             self.embedding.row(token as usize, row);
         }
@@ -170,17 +173,17 @@ impl Halves for Cpu {
     fn attention(
         &self,
         at: At<'_, Prepared>,
-        x: Vec<f32>,
+        x: Buffer,
         sequences: Option<&mut [&mut KvSequence]>,
-    ) -> Result<Vec<f32>, ModelError> {
+    ) -> Result<Buffer, ModelError> {
         Ok(self.attend(at, x, sequences))
     }
 
     fn attention_recorded(
         &self,
         at: At<'_, Prepared>,
-        x: Vec<f32>,
-    ) -> Result<(Vec<f32>, attention::Saved), ModelError> {
+        x: Buffer,
+    ) -> Result<(Buffer, attention::Saved), ModelError> {
         Ok(self.attend_recorded(at, x))
     }
 
@@ -188,17 +191,17 @@ impl Halves for Cpu {
         &self,
         at: At<'_, Prepared>,
         saved: attention::Saved,
-        dy: Vec<f32>,
+        dy: Buffer,
         gradients: &mut [&mut [f32]],
-    ) -> Result<Vec<f32>, ModelError> {
+    ) -> Result<Buffer, ModelError> {
         Ok(self.attend_back(at, saved, dy, gradients))
     }
 
-    fn mlp(&self, at: At<'_, Prepared>, x: Vec<f32>) -> Result<Vec<f32>, ModelError> {
+    fn mlp(&self, at: At<'_, Prepared>, x: Buffer) -> Result<Buffer, ModelError> {
         Ok(self.feed(at, x))
     }
 
-    fn mlp_recorded(&self, at: At<'_, Prepared>, x: Vec<f32>) -> Result<(Vec<f32>, mlp::Saved), ModelError> {
+    fn mlp_recorded(&self, at: At<'_, Prepared>, x: Buffer) -> Result<(Buffer, mlp::Saved), ModelError> {
         Ok(self.feed_recorded(at, x))
     }
 
@@ -206,30 +209,35 @@ impl Halves for Cpu {
         &self,
         at: At<'_, Prepared>,
         saved: mlp::Saved,
-        dy: Vec<f32>,
+        dy: Buffer,
         gradients: &mut [&mut [f32]],
-    ) -> Result<Vec<f32>, ModelError> {
+    ) -> Result<Buffer, ModelError> {
         Ok(self.feed_back(at, saved, dy, gradients))
     }
 
-    fn logits(&self, x: &Vec<f32>, positions: &[usize]) -> Result<Vec<f32>, ModelError> {
+    fn logits(&self, x: &Buffer, positions: &[usize]) -> Result<Vec<f32>, ModelError> {
         Ok(self.head_logits(x, positions))
     }
 
-    fn scores(&self, x: &Vec<f32>, targets: &[Target]) -> Result<Scores, ModelError> {
+    fn scores(&self, x: &Buffer, targets: &[Target]) -> Result<Scores, ModelError> {
         Ok(self.head_scores(x, targets))
+    }
+
+    fn scores_recorded(&self, x: &Buffer, targets: &[Target]) -> Result<(Scores, head::Saved), ModelError> {
+        Ok(self.head_scores_recorded(x, targets))
     }
 
     fn head_backward(
         &self,
-        x: &Vec<f32>,
+        x: &Buffer,
         targets: &[Target],
+        saved: Option<head::Saved>,
         gradient: HeadGradient<'_>,
-    ) -> Result<Vec<f32>, ModelError> {
-        Ok(self.head_gradient(x, targets, gradient))
+    ) -> Result<Buffer, ModelError> {
+        Ok(self.head_gradient(x, targets, saved, gradient))
     }
 
-    fn means(&self, x: &Vec<f32>, spans: &[Span]) -> Result<Vec<Vec<f32>>, ModelError> {
+    fn means(&self, x: &Buffer, spans: &[Span]) -> Result<Vec<Vec<f32>>, ModelError> {
         let width = self.spec.hidden;
         let mean = |span: &Span| {
             let mut sum = vec![0.0; width];

@@ -99,6 +99,12 @@ fn batch(texts: &[Text]) -> (Batch, Vec<Target>) {
     (batch, targets)
 }
 
+fn buffer(values: Vec<f32>) -> Buffer {
+    let mut buffer = Buffer::new(values.len());
+    buffer.copy_from_slice(&values);
+    buffer
+}
+
 fn zeros(learners: &[Learner]) -> Vec<Vec<f32>> {
     learners.iter().map(|learner| vec![0.0; learner.layout.len()]).collect()
 }
@@ -185,8 +191,8 @@ fn each_half_and_its_every_gradient_is_that_of_the_f64_reference() {
         let learners = learners(&spec);
         let adapters = adapters(&learners);
         let count = batch.tokens().len();
-        let x = random_values("x", &[count * spec.hidden], 1).iter().map(|x| (x - 1.0) * 15.0).collect::<Vec<_>>();
-        let dy = random_values("dy", &[count * spec.hidden], 2).iter().map(|x| (x - 1.0) * 10.0).collect::<Vec<_>>();
+        let x = buffer(random_values("x", &[count * spec.hidden], 1).iter().map(|x| (x - 1.0) * 15.0).collect());
+        let dy = buffer(random_values("dy", &[count * spec.hidden], 2).iter().map(|x| (x - 1.0) * 10.0).collect());
         let wide = |x: &[f32]| {
             let x = Tensor::from_slice(x, (count, spec.hidden), &Device::Cpu).expect("x");
             x.to_dtype(candle_core::DType::F64).expect("f64")
@@ -217,7 +223,7 @@ fn each_half_and_its_every_gradient_is_that_of_the_f64_reference() {
                         let saved;
                         (exact_y, saved) = reference.attention_recorded(exact_at, wide(&x)).expect("forward");
                         exact_dx = reference.attention_backward(exact_at, saved, wide(&dy), &mut views(&mut exact));
-                        assert_eq!(y, cpu.attention(at, x.clone(), None).expect("forward"));
+                        assert_eq!(*y, *cpu.attention(at, x.clone(), None).expect("forward"));
                     } else {
                         let saved;
                         (y, saved) = cpu.mlp_recorded(at, x.clone()).expect("forward");
@@ -225,7 +231,7 @@ fn each_half_and_its_every_gradient_is_that_of_the_f64_reference() {
                         let saved;
                         (exact_y, saved) = reference.mlp_recorded(exact_at, wide(&x)).expect("forward");
                         exact_dx = reference.mlp_backward(exact_at, saved, wide(&dy), &mut views(&mut exact));
-                        assert_eq!(y, cpu.mlp(at, x.clone()).expect("forward"));
+                        assert_eq!(*y, *cpu.mlp(at, x.clone()).expect("forward"));
                     }
                     let name = format!("{half} {layer}");
                     check(&format!("{name} y"), &y, &f64s(&exact_y));

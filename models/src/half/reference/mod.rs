@@ -251,6 +251,7 @@ impl Halves for Reference {
     type Prepared = Prepared;
     type Attention = Tensor;
     type Mlp = Tensor;
+    type Head = ();
 
     fn prepare(&self, batch: &Batch, adapters: &[Adapter<'_>], _: bool) -> std::result::Result<Prepared, ModelError> {
         let theta = |adapter: &Adapter<'_>| {
@@ -324,10 +325,15 @@ impl Halves for Reference {
         Ok(self.head_scores(x, targets)?)
     }
 
+    fn scores_recorded(&self, x: &Tensor, targets: &[Target]) -> std::result::Result<(Scores, ()), ModelError> {
+        Ok((self.head_scores(x, targets)?, ()))
+    }
+
     fn head_backward(
         &self,
         x: &Tensor,
         targets: &[Target],
+        _: Option<()>,
         gradient: HeadGradient<'_>,
     ) -> std::result::Result<Tensor, ModelError> {
         Ok(self.head_gradient(x, targets, gradient)?)
