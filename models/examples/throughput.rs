@@ -58,7 +58,7 @@ fn train(model: &Model, adapters: &[Adapter<'_>], rows: usize, len: usize) {
     for _ in 0..4 {
         let mut into: Vec<&mut [f32]> = gradients.iter_mut().map(Vec::as_mut_slice).collect();
         let start = Instant::now();
-        let recording = model.record(&batch, adapters).expect("records");
+        let mut recording = model.record(&batch, adapters).expect("records");
         let forward = start.elapsed().as_secs_f64();
         recording.scores(&targets).expect("scores");
         let scored = start.elapsed().as_secs_f64();

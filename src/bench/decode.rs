@@ -59,8 +59,7 @@ impl Decode {
             site.factors_mut(&mut theta).1.fill_with(|| (0.02 * rng.uniform() - 0.01) as f32);
         }
         let adapter = |i| {
-            let (generation, layout, theta) = (format!("bench-{i}"), layout.clone(), theta.clone());
-            Arc::new(ActiveAdapter { generation, layout, theta })
+            Arc::new(ActiveAdapter::new(format!("bench-{i}"), layout.clone(), theta.clone()))
         };
         Ok((0..self.adapters).map(adapter).collect())
     }

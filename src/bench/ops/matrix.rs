@@ -4,7 +4,7 @@ use super::{Op, Shapes, bytes, values};
 use socius_kernels::{
     head::{self, Coefficients, Target},
     linear::{self, Output, PackedLinear, Write},
-    lora::{self, Adapted, Factors, Gradient, Input},
+    lora::{self, Adapted, Factors, Gradient, Linear, Through},
 };
 use socius_models::{Projection, Slot};
 
@@ -42,12 +42,11 @@ pub(super) fn backward(shapes: Shapes<'_>, name: &str, projections: &[Projection
 
 /// One adapted linear of a layer.
 struct Site {
-    inputs: usize,
-    outputs: usize,
+    weight: PackedLinear,
     x: Vec<f32>,
     y: Vec<f32>,
-    /// A and B of every adapter.
-    factors: Vec<[Vec<f32>; 2]>,
+    /// Of every adapter.
+    factors: Vec<Factors>,
 }
 
 impl Site {
@@ -55,58 +54,66 @@ impl Site {
     fn all(shapes: Shapes<'_>, rows: usize, adapters: usize) -> Vec<Self> {
         let site = |projection| {
             let (outputs, inputs) = shapes.of(projection);
-            let factors = (0..adapters).map(|_| [inputs, outputs].map(|width| values(shapes.rank * width)));
-            Self { inputs, outputs, x: values(rows * inputs), y: values(rows * outputs), factors: factors.collect() }
+            let weight = shapes.pack((outputs, inputs));
+            let [a, b] = [inputs, outputs].map(|width| values(shapes.rank * width));
+            let factors = |_| Factors::new(&a, &b, shapes.rank, 2.0, weight.weight_type());
+            let factors = (0..adapters).map(factors).collect();
+            Self { weight, x: values(rows * inputs), y: values(rows * outputs), factors }
         };
         Projection::ALL.map(site).into()
     }
 
-    fn input(&self) -> Input<'_> {
-        Input { x: &self.x, width: self.inputs, dropout: None }
+    fn rows(&self) -> usize {
+        self.x.len() / self.weight.inputs()
     }
 
-    /// Each adapter with its share of the rows.
-    fn adapted<'s>(&'s self, rank: usize) -> Vec<Adapted<'s>> {
-        let share = self.x.len() / self.inputs / self.factors.len();
-        let adapted = |(i, [a, b]): (usize, &'s [Vec<f32>; 2])| {
-            let own = i * share..(i + 1) * share;
-            Adapted { factors: Factors { a, b, rank, scale: 2.0 }, rows: vec![own] }
-        };
-        self.factors.iter().enumerate().map(adapted).collect()
+    /// The linear, each adapter with its share of the rows.
+    fn linear(&self) -> Linear<'_> {
+        let share = self.rows() / self.factors.len();
+        let adapted = self.factors.iter().enumerate();
+        let adapted = adapted.map(|(i, factors)| Adapted { factors, rows: vec![i * share..(i + 1) * share] });
+        Linear { weight: &self.weight, adapted: adapted.collect(), dropout: None }
     }
 }
 
-/// Operations and bytes of the low-rank products of a layer.
-fn lora_work(sites: &[Site], rank: usize) -> (f64, f64) {
-    let both = |site: &Site| site.inputs + site.outputs;
-    let operations: usize = sites.iter().map(|site| 2 * rank * site.x.len() / site.inputs * both(site)).sum();
-    let moved: usize = sites.iter().map(|s| s.factors.len() * rank * both(s) + s.x.len() + 2 * s.y.len()).sum();
-    (operations as f64, bytes(moved))
+/// Operations and bytes of a layer's adapted linears: of the weights, and of the adapters.
+fn adapted_work(shapes: Shapes<'_>, sites: &[Site]) -> [(f64, f64); 2] {
+    let both = |site: &Site| site.weight.inputs() + site.weight.outputs();
+    let products = |site: &Site| site.weight.inputs() * site.weight.outputs();
+    let sum = |of: &dyn Fn(&Site) -> f64| sites.iter().map(of).sum::<f64>();
+    let base = sum(&|site| (2 * site.rows() * products(site)) as f64);
+    let base_moved = sum(&|site| shapes.weight_bytes(products(site)) + bytes(site.x.len() + site.y.len()));
+    let low = sum(&|site| (2 * shapes.rank * site.rows() * both(site)) as f64);
+    let low_moved = sum(&|site| shapes.weight_bytes(site.factors.len() * shapes.rank * both(site)));
+    [(base, base_moved), (low, low_moved)]
 }
 
-/// The adapters' part of a layer's seven linears, the rows shared out among `adapters`.
+/// A layer's seven linears, the rows shared out among `adapters`.
 pub(super) fn lora_forward(shapes: Shapes<'_>, rows: usize, adapters: usize) -> Op {
-    let (mut sites, rank) = (Site::all(shapes, rows, adapters), shapes.rank);
-    Op::new("lora", shapes.spec.layers, lora_work(&sites, rank), move || {
+    let mut sites = Site::all(shapes, rows, adapters);
+    let [(base, base_moved), (low, low_moved)] = adapted_work(shapes, &sites);
+    Op::new("adapted linears", shapes.spec.layers, (base + low, base_moved + low_moved), move || {
         for site in &mut sites {
             let mut y = std::mem::take(&mut site.y);
-            lora::forward(site.input(), &site.adapted(rank), &mut y, site.outputs);
+            lora::forward(&site.x, site.rows(), &mut [lora::Output { linear: site.linear(), y: &mut y }], Write::Set);
             site.y = y;
         }
     })
 }
 
-/// Its gradient: of the input and of both factors.
+/// Their gradient: of the input and of the adapter's factors.
 pub(super) fn lora_backward(shapes: Shapes<'_>, rows: usize) -> Op {
-    let (sites, rank) = (Site::all(shapes, rows, 1), shapes.rank);
-    let (operations, moved) = lora_work(&sites, rank);
+    let sites = Site::all(shapes, rows, 1);
+    let [(base, base_moved), (low, low_moved)] = adapted_work(shapes, &sites);
     let mut dxs: Vec<_> = sites.iter().map(|site| vec![0.0; site.x.len()]).collect();
-    let mut gradients: Vec<_> = sites.iter().map(|site| site.factors[0].clone()).collect();
-    // h again, dh, dA, dB and dx: five products where the forward pass has two.
-    Op::new("lora, backward", shapes.spec.layers, (2.5 * operations, 1.5 * moved), move || {
+    let gradient = |site: &Site| [site.weight.inputs(), site.weight.outputs()].map(|width| vec![0.0; shapes.rank * width]);
+    let mut gradients: Vec<_> = sites.iter().map(gradient).collect();
+    // Of an adapter h again, dh, dA, dB and dx: five products where the forward pass has two.
+    let work = (base + 2.5 * low, base_moved + 1.5 * low_moved);
+    Op::new("adapted linears, backward", shapes.spec.layers, work, move || {
         for ((site, dx), [a, b]) in sites.iter().zip(&mut dxs).zip(&mut gradients) {
-            let through = lora::Backward { dy: &site.y, outputs: site.outputs, dx };
-            lora::backward(site.input(), &site.adapted(rank), through, &mut [Gradient { a, b }]);
+            let through = Through { linear: site.linear(), dy: &site.y, gradients: vec![Gradient { a, b }] };
+            lora::backward(&site.x, site.rows(), &mut [through], dx);
         }
     })
 }
@@ -133,7 +140,7 @@ pub(super) fn head_scores(shapes: Shapes<'_>, rows: usize) -> Op {
     let tokens = [(0, 1.0)];
     Op::new("head, logprobs", 1, work, move || {
         let targets: Vec<_> = (0..rows).map(|row| Target { row, tokens: &tokens }).collect();
-        std::hint::black_box(head::scores(&weight, &hidden, &targets));
+        std::hint::black_box(head::scores(&weight, &hidden, &targets, None));
     })
 }
 

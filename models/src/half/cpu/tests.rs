@@ -99,6 +99,12 @@ fn batch(texts: &[Text]) -> (Batch, Vec<Target>) {
     (batch, targets)
 }
 
+/// The first target of each position.
+fn distinct(targets: &[Target]) -> Vec<Target> {
+    let first = |&(i, target): &(usize, &Target)| targets[..i].iter().all(|other| other.position != target.position);
+    targets.iter().enumerate().filter(first).map(|(_, target)| target.clone()).collect()
+}
+
 fn buffer(values: Vec<f32>) -> Buffer {
     let mut buffer = Buffer::new(values.len());
     buffer.copy_from_slice(&values);
@@ -133,7 +139,7 @@ fn train(model: &Model, texts: &[Text], learners: &[Learner], gradients: &mut [V
         target.tokens = TargetTokens::Token((batch.tokens()[target.position] * 7 + 1) % 97);
     }
     let adapters = adapters(learners);
-    let recording = model.record(&batch, &adapters).expect("records");
+    let mut recording = model.record(&batch, &adapters).expect("records");
     let scores = recording.scores(&targets).expect("scores");
     let (c, e) = coefficients(&batch);
     let gradient = HeadGradient { logprobs: &c, entropies: Some(&e) };
@@ -248,9 +254,15 @@ fn each_half_and_its_every_gradient_is_that_of_the_f64_reference() {
             }
             let (c, e) = coefficients(&batch);
             let gradient = HeadGradient { logprobs: &c, entropies: Some(&e) };
-            let found = cpu.head_backward(&x, &targets, gradient).expect("backward");
-            let exact = reference.head_backward(&wide(&x), &targets, gradient).expect("backward");
+            let found = cpu.head_backward(&x, &targets, None, gradient).expect("backward");
+            let exact = reference.head_backward(&wide(&x), &targets, None, gradient).expect("backward");
             check("head dx", &found, &f64s(&exact));
+            let single = distinct(&targets);
+            let gradient = HeadGradient { logprobs: &c[..single.len()], entropies: None };
+            let (_, saved) = cpu.scores_recorded(&x, &single).expect("scores");
+            let found = cpu.head_backward(&x, &single, Some(saved), gradient).expect("backward");
+            let exact = reference.head_backward(&wide(&x), &single, None, gradient).expect("backward");
+            check("head dx from its scores", &found, &f64s(&exact));
             let (found, exact) = (cpu.scores(&x, &targets), reference.scores(&wide(&x), &targets));
             let (found, exact) = (found.expect("scores"), exact.expect("scores"));
             let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();

@@ -265,7 +265,7 @@ fn the_head_has_the_gradient_of_its_differences() {
         let x = Tensor::from_vec(noise(6, tokens * spec.hidden, 1.5), (tokens, spec.hidden), &Device::Cpu).expect("x");
         let (logprobs, entropies) = score_weights();
         let gradient = HeadGradient { logprobs: &logprobs, entropies: Some(&entropies) };
-        let dx = halves.head_backward(&x, &targets(), gradient).expect("backward");
+        let dx = halves.head_backward(&x, &targets(), None, gradient).expect("backward");
         assert_matches_differences("head: x", &values(&x), &values(&dx), |moved| {
             scalar(&loss_of(&halves, &tensor(moved.to_vec(), &x)))
         });
