@@ -58,9 +58,7 @@ impl Decode {
         for site in layout.sites() {
             site.factors_mut(&mut theta).1.fill_with(|| (0.02 * rng.uniform() - 0.01) as f32);
         }
-        let adapter = |i| {
-            Arc::new(ActiveAdapter::new(format!("bench-{i}"), layout.clone(), theta.clone()))
-        };
+        let adapter = |i| Arc::new(ActiveAdapter::new(format!("bench-{i}"), layout.clone(), theta.clone()));
         Ok((0..self.adapters).map(adapter).collect())
     }
 

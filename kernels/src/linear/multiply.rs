@@ -161,7 +161,10 @@ fn sum(
                 let x = pairs[at * steps..].as_ptr();
                 // SAFETY: operands were measured in `Job::new`; tasks differ in panel or rows.
                 unsafe {
-                    tile::run_pairs(variant, Tiles { rows: rows.len(), columns, steps, x, weights, y, y_row, accumulate })
+                    tile::run_pairs(
+                        variant,
+                        Tiles { rows: rows.len(), columns, steps, x, weights, y, y_row, accumulate },
+                    )
                 };
             }
             (Panels::F32(words), Operand::Floats(x)) => {

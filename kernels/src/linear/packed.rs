@@ -18,7 +18,11 @@ pub(super) enum Panels {
 }
 
 impl Packed {
-    pub(super) fn new((outputs, inputs): (usize, usize), kept: WeightType, at: impl Fn(usize, usize) -> f32 + Sync) -> Self {
+    pub(super) fn new(
+        (outputs, inputs): (usize, usize),
+        kept: WeightType,
+        at: impl Fn(usize, usize) -> f32 + Sync,
+    ) -> Self {
         let at = |output: usize, input: usize| {
             if output < outputs && input < inputs { at(output, input) } else { 0.0 }
         };
@@ -84,4 +88,3 @@ fn fill<T: Send>(words: &mut [T], (padded, steps): (usize, usize), word: impl Fn
         }
     });
 }
-

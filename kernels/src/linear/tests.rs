@@ -104,8 +104,7 @@ fn linears_over_one_input_give_what_they_give_apart() {
     let (rows, inputs) = (9, 50);
     let mut values = Values::new(6);
     let x = values.take(rows * inputs);
-    let weights =
-        [30, 70, 5].map(|of| PackedLinear::new(&values.take(of * inputs), (of, inputs), WeightType::Bf16));
+    let weights = [30, 70, 5].map(|of| PackedLinear::new(&values.take(of * inputs), (of, inputs), WeightType::Bf16));
     let apart = weights.each_ref().map(|weight| {
         let mut y = vec![0.0; rows * weight.outputs()];
         forward(&x, rows, &mut [Output { weight, y: &mut y }], Write::Set);

@@ -106,7 +106,8 @@ pub(super) fn lora_backward(shapes: Shapes<'_>, rows: usize) -> Op {
     let sites = Site::all(shapes, rows, 1);
     let [(base, base_moved), (low, low_moved)] = adapted_work(shapes, &sites);
     let mut dxs: Vec<_> = sites.iter().map(|site| vec![0.0; site.x.len()]).collect();
-    let gradient = |site: &Site| [site.weight.inputs(), site.weight.outputs()].map(|width| vec![0.0; shapes.rank * width]);
+    let gradient =
+        |site: &Site| [site.weight.inputs(), site.weight.outputs()].map(|width| vec![0.0; shapes.rank * width]);
     let mut gradients: Vec<_> = sites.iter().map(gradient).collect();
     // Of an adapter h again, dh, dA, dB and dx: five products where the forward pass has two.
     let work = (base + 2.5 * low, base_moved + 1.5 * low_moved);

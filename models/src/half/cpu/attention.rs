@@ -24,12 +24,7 @@ struct Inner {
 }
 
 impl Cpu {
-    pub(super) fn attend(
-        &self,
-        at: At<'_, Prepared>,
-        x: Buffer,
-        sequences: Option<&mut [&mut KvSequence]>,
-    ) -> Buffer {
+    pub(super) fn attend(&self, at: At<'_, Prepared>, x: Buffer, sequences: Option<&mut [&mut KvSequence]>) -> Buffer {
         let out = match sequences {
             None => self.attend_inner(at, &x).out,
             Some(sequences) => {

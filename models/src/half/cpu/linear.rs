@@ -36,7 +36,8 @@ impl Cpu {
     ) -> [Buffer; N] {
         let rows = at.pass.batch.tokens().len();
         let mut ys = projections.map(|projection| Buffer::new(rows * self.weight(at.layer, projection).outputs()));
-        let masks = projections.map(|projection| move |row: usize, factors: &mut [f32]| mask(at, projection, row, factors));
+        let masks =
+            projections.map(|projection| move |row: usize, factors: &mut [f32]| mask(at, projection, row, factors));
         let all = projections.iter().zip(&masks).zip(&mut ys);
         let outputs = all.map(|((&projection, mask), y)| Output { linear: self.linear(at, projection, mask), y });
         lora::forward(x, rows, &mut outputs.collect::<Vec<_>>(), Write::Set);
@@ -65,8 +66,10 @@ impl Cpu {
         let mut through: Vec<_> = outputs
             .iter()
             .zip(&masks)
-            .map(|(&(projection, dy), mask)| {
-                Through { linear: self.linear(at, projection, mask), dy, gradients: Vec::new() }
+            .map(|(&(projection, dy), mask)| Through {
+                linear: self.linear(at, projection, mask),
+                dy,
+                gradients: Vec::new(),
             })
             .collect();
         for (adapter, gradient) in gradients.iter_mut().enumerate() {

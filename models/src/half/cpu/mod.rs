@@ -13,12 +13,12 @@ mod mlp;
 mod tests;
 
 use super::{At, Halves, read};
-use buffer::Buffer;
 use crate::kv::LayerKv;
 use crate::{
     Adapter, Batch, Dtype, HeadGradient, KvSequence, LayerSlot, ModelError, Projection, Scores, Slot, Span, Spec,
     Target, TensorSource,
 };
+use buffer::Buffer;
 use rayon::prelude::*;
 use socius_kernels::attention::{Heads, Spans};
 use socius_kernels::linear::{PackedLinear, WeightType};
@@ -179,11 +179,7 @@ impl Halves for Cpu {
         Ok(self.attend(at, x, sequences))
     }
 
-    fn attention_recorded(
-        &self,
-        at: At<'_, Prepared>,
-        x: Buffer,
-    ) -> Result<(Buffer, attention::Saved), ModelError> {
+    fn attention_recorded(&self, at: At<'_, Prepared>, x: Buffer) -> Result<(Buffer, attention::Saved), ModelError> {
         Ok(self.attend_recorded(at, x))
     }
 
