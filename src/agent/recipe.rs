@@ -124,7 +124,7 @@ impl Method {
     pub(super) fn defaults(self) -> Defaults {
         match self {
             // 64 × 8 rows of 5 to 20 answer tokens: docs/results.md has what they reach.
-            Self::Sft => Defaults { steps: 64, lr: 5e-4, items: 8, samples: 0, temperature: 0.0 },
+            Self::Sft => Defaults { steps: 64, lr: 1e-3, items: 8, samples: 0, temperature: 0.0 },
             // 8 × 8 samples, below temperature 1 so that a rare reward is met more often.
             Self::Raft => Defaults { steps: 20, lr: 5e-4, items: 8, samples: 8, temperature: 0.6 },
             Self::Rloo | Self::Grpo => Defaults { steps: 24, lr: 5e-4, items: 8, samples: 8, temperature: 0.6 },

@@ -1,6 +1,6 @@
 //! Attention's forward pass: a task is one key/value head of some queries of a row.
 
-use super::{BLOCK, Entries, Heads, lines, turn};
+use super::{BLOCK, Entries, Heads, KeyCache, Lines, lines, portions, turn};
 use crate::gemm::Gemm;
 use crate::scratch;
 use crate::simd::{self, Kernel, LANES, Shared, Simd, Variant};
@@ -15,10 +15,28 @@ const SERIAL_PRODUCTS_MAX: usize = 1 << 17;
 /// A span of keys and values.
 #[derive(Clone, Copy, Debug)]
 pub struct Keys<'a> {
-    /// `[len, kv · dim]`, rotated.
-    pub k: &'a [f32],
+    /// Rotated.
+    pub k: KeyRows<'a>,
     /// `[len, kv · dim]`.
     pub v: &'a [f32],
+}
+
+/// The keys of a span.
+#[derive(Clone, Copy, Debug)]
+pub enum KeyRows<'a> {
+    /// `[len, kv · dim]`.
+    Plain(&'a [f32]),
+    /// Turned when they were cached.
+    Cached(&'a KeyCache),
+}
+
+impl KeyRows<'_> {
+    fn len(self, heads: Heads) -> usize {
+        match self {
+            Self::Plain(k) => k.len() / heads.kv_width(),
+            Self::Cached(cache) => cache.len(),
+        }
+    }
 }
 
 /// One row's queries and what they attend to.
@@ -53,8 +71,9 @@ pub(super) fn forward_as(
     for row in rows {
         assert!(row.queries.start >= end && row.queries.end <= tokens, "rows of {tokens} tokens, in order");
         end = row.queries.end;
-        assert!(row.keys.iter().all(|keys| keys.k.len() == keys.v.len()), "a value for each key");
-        let len: usize = row.keys.iter().map(|keys| keys.k.len() / heads.kv_width()).sum();
+        let width = heads.kv_width();
+        assert!(row.keys.iter().all(|keys| keys.k.len(heads) * width == keys.v.len()), "a value for each key");
+        let len: usize = row.keys.iter().map(|keys| keys.v.len() / width).sum();
         assert!(len >= row.queries.len(), "the queries' own keys are among the row's");
         products += 2 * row.queries.len() * len * heads.q_width();
         let before = len - row.queries.len();
@@ -68,8 +87,8 @@ pub(super) fn forward_as(
     }
     let (out, logsumexp) = (Shared::new(out), logsumexp.map(Shared::new));
     let run = |&(row, entries): &(&Row<'_>, Entries)| {
-        let spans: (Vec<&[f32]>, Vec<&[f32]>) = row.keys.iter().map(|keys| (keys.k, keys.v)).unzip();
-        let len = entries.len() * (2 * heads.dim + BLOCK + 2) + 3 * BLOCK * heads.dim;
+        let spans: (Vec<KeyRows<'_>>, Vec<&[f32]>) = row.keys.iter().map(|keys| (keys.k, keys.v)).unzip();
+        let len = entries.len() * (2 * heads.dim + BLOCK + 2) + 2 * BLOCK * heads.dim;
         scratch::with(len, |scratch| {
             simd::run(variant, Task { entries, spans: (&spans.0, &spans.1), q, out, logsumexp, scratch });
         });
@@ -83,7 +102,7 @@ pub(super) fn forward_as(
 
 struct Task<'a> {
     entries: Entries,
-    spans: (&'a [&'a [f32]], &'a [&'a [f32]]),
+    spans: (&'a [KeyRows<'a>], &'a [&'a [f32]]),
     q: &'a [f32],
     out: Shared<f32>,
     logsumexp: Option<Shared<f32>>,
@@ -100,8 +119,7 @@ impl Kernel for Task<'_> {
         let (scores, rest) = rest.split_at_mut(count * BLOCK);
         let (largest, rest) = rest.split_at_mut(count);
         let (total, rest) = rest.split_at_mut(count);
-        let (turned, rest) = rest.split_at_mut(BLOCK * dim);
-        let (k_copy, v_copy) = rest.split_at_mut(BLOCK * dim);
+        let (turned, v_copy) = rest.split_at_mut(BLOCK * dim);
         entries.gather(q, heads.scale, queries);
         sums.fill(0.0);
         largest.fill(f32::NEG_INFINITY);
@@ -110,23 +128,39 @@ impl Kernel for Task<'_> {
             let keys = BLOCK.min(entries.limit_max() - first);
             let width = keys.next_multiple_of(LANES);
             let from = entries.first_seeing(first);
-            let k = lines(spans.0, (first, keys), (heads, entries.kv_head), k_copy);
             let v = lines(spans.1, (first, keys), (heads, entries.kv_head), v_copy);
+            let lens = spans.1.iter().map(|v| v.len() / heads.kv_width());
+            for (index, span, token, tokens) in portions(lens, first, keys) {
+                let k: &[f32] = match spans.0[span] {
+                    KeyRows::Cached(cache) => cache.lines(heads, entries.kv_head, token),
+                    KeyRows::Plain(k) => {
+                        let at = k[token * heads.kv_width() + entries.kv_head * dim..].as_ptr();
+                        // SAFETY: `tokens ≤ 64` lines of `dim` values follow in the span.
+                        unsafe { turn::<S>(Lines { at, row: heads.kv_width() }, tokens, dim, turned) };
+                        turned
+                    }
+                };
+                // As far as whole vectors go, where the block has room: the next portion or −∞ is written over what is too much.
+                let columns = tokens.next_multiple_of(LANES).min(BLOCK - index);
+                assert!((dim - 1) * BLOCK + columns <= k.len(), "keys are turned by blocks of the row");
+                // SAFETY: `scores` holds 64 values for each of `count` entries, `queries` dim; `k` was measured.
+                unsafe {
+                    S::gemm(Gemm {
+                        m: count - from,
+                        n: columns,
+                        k: dim,
+                        a: queries.as_ptr().add(from * dim),
+                        a_strides: (dim, 1),
+                        b: k.as_ptr(),
+                        b_row: BLOCK,
+                        c: scores.as_mut_ptr().add(from * BLOCK + index),
+                        c_row: BLOCK,
+                        accumulate: false,
+                    });
+                }
+            }
             // SAFETY: every buffer is sized above for `count` entries and 64 keys; `keys ≤ 64` lines were found.
             unsafe {
-                turn::<S>(k, keys, dim, turned);
-                S::gemm(Gemm {
-                    m: count - from,
-                    n: width,
-                    k: dim,
-                    a: queries.as_ptr().add(from * dim),
-                    a_strides: (dim, 1),
-                    b: turned.as_ptr(),
-                    b_row: BLOCK,
-                    c: scores.as_mut_ptr().add(from * BLOCK),
-                    c_row: BLOCK,
-                    accumulate: false,
-                });
                 for e in from..count {
                     let scores = &mut scores[e * BLOCK..][..width];
                     scores[keys.min(entries.limit(e) - first)..].fill(f32::NEG_INFINITY);

@@ -14,10 +14,12 @@
 //! `dq = scale·ds·k`, `dk_j += scale·Σ_i ds_ij q_i`, the sums over i in packed order (heads of a group inside a token).
 
 mod backward;
+mod cache;
 mod forward;
 
 pub use backward::{Gradients, Saved, Spans, backward};
-pub use forward::{Keys, Row, forward};
+pub use cache::KeyCache;
+pub use forward::{KeyRows, Keys, Row, forward};
 
 use crate::gemm::transpose;
 use crate::simd::{LANES, Simd};

@@ -42,7 +42,7 @@ impl Case {
     fn forward(&self, variant: Variant) -> (Vec<f32>, Vec<f32>) {
         let of = |at: &Range<usize>| {
             let at = at.start * self.heads.kv_width()..at.end * self.heads.kv_width();
-            Keys { k: &self.k[at.clone()], v: &self.v[at] }
+            Keys { k: KeyRows::Plain(&self.k[at.clone()]), v: &self.v[at] }
         };
         let row = |row: &Spans| Row { queries: row.queries.clone(), keys: row.keys.iter().map(of).collect() };
         let rows: Vec<Row<'_>> = self.rows.iter().map(row).collect();
@@ -194,7 +194,7 @@ fn decoding_token_by_token_gives_the_bits_of_the_full_pass_however_keys_are_cut(
             for cut in [0, 1, len / 2, len - 1] {
                 let keys = [0..cut, cut..len]
                     .map(|at| start + at.start * width..start + at.end * width)
-                    .map(|at| Keys { k: &case.k[at.clone()], v: &case.v[at] });
+                    .map(|at| Keys { k: KeyRows::Plain(&case.k[at.clone()]), v: &case.v[at] });
                 let rows = [Row { queries: 0..1, keys: keys.into() }];
                 let at = token * case.heads.q_width()..(token + 1) * case.heads.q_width();
                 let mut out = vec![0.0; case.heads.q_width()];
@@ -224,6 +224,44 @@ fn bits_do_not_depend_on_threads_or_on_other_rows() {
                 let at = range.start * width..range.end * width;
                 assert_same_bits(&apart[i][at.clone()], &one[i][at], format_args!("{variant:?} gradient {i}"));
             }
+        }
+    }
+}
+
+#[test]
+fn cached_keys_give_the_bits_of_plain_ones_however_they_came_in() {
+    for (query, kv, dim) in SHAPES {
+        let case = Case::new(query, kv, dim);
+        let (heads, width) = (case.heads, case.heads.kv_width());
+        let of = |at: &Range<usize>| at.start * width..at.end * width;
+        // By spans, the second of them key by key after a key that is taken back.
+        let cache = |spans: &[Range<usize>]| {
+            let mut position = 0;
+            let mut caches = Vec::new();
+            for span in spans {
+                let mut cache = KeyCache::default();
+                cache.extend(heads, position, &case.k[..width]);
+                cache.truncate(0);
+                for key in span.clone() {
+                    cache.extend(heads, position, &case.k[of(&(key..key + 1))]);
+                    position += 1;
+                }
+                caches.push(cache);
+            }
+            caches
+        };
+        for &variant in variants() {
+            let (plain, _) = case.forward(variant);
+            let caches: Vec<_> = case.rows.iter().map(|row| cache(&row.keys)).collect();
+            let rows = case.rows.iter().zip(&caches).map(|(row, caches)| {
+                let spans = row.keys.iter().zip(caches);
+                let keys = spans.map(|(at, cache)| Keys { k: KeyRows::Cached(cache), v: &case.v[of(at)] });
+                Row { queries: row.queries.clone(), keys: keys.collect() }
+            });
+            let rows: Vec<_> = rows.collect();
+            let mut out = vec![f32::NAN; case.q.len()];
+            forward_as(variant, heads, &case.q, &rows, &mut out, None);
+            assert_same_bits(&out, &plain, format_args!("{variant:?} {query} {kv} {dim}"));
         }
     }
 }

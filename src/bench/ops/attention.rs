@@ -1,7 +1,7 @@
 //! Causal attention over packed rows, its gradient, and one query a row over a cache. Never linears.
 
 use super::{Op, Shapes, bytes, values};
-use socius_kernels::attention::{self, Gradients, Heads, Keys, Row, Saved, Spans};
+use socius_kernels::attention::{self, Gradients, Heads, KeyCache, KeyRows, Keys, Row, Saved, Spans};
 use socius_models::Spec;
 
 fn heads(spec: &Spec) -> Heads {
@@ -39,7 +39,7 @@ impl Packed {
         let width = self.k.len() / (self.logsumexp.len() / self.heads.query);
         let row = |spans: &Spans| {
             let own = spans.queries.start * width..spans.queries.end * width;
-            Row { queries: spans.queries.clone(), keys: vec![Keys { k: &self.k[own.clone()], v: &self.v[own] }] }
+            Row { queries: spans.queries.clone(), keys: vec![Keys { k: KeyRows::Plain(&self.k[own.clone()]), v: &self.v[own] }] }
         };
         let rows: Vec<_> = self.spans.iter().map(row).collect();
         attention::forward(self.heads, &self.q, &rows, &mut self.out, Some(&mut self.logsumexp));
@@ -76,13 +76,20 @@ pub(super) fn backward(shapes: Shapes<'_>) -> Op {
 pub(super) fn decode(shapes: Shapes<'_>) -> Op {
     let Shapes { spec, batch, length, .. } = shapes;
     let heads = heads(spec);
-    let caches: Vec<_> = (0..batch).map(|_| [values(length * spec.kv_dim()), values(length * spec.kv_dim())]).collect();
+    let cache = |_| {
+        let mut keys = KeyCache::default();
+        keys.extend(heads, 0, &values(length * spec.kv_dim()));
+        (keys, values(length * spec.kv_dim()))
+    };
+    let caches: Vec<_> = (0..batch).map(cache).collect();
     let q = values(batch * spec.q_dim());
     let mut out = vec![0.0; q.len()];
     let work = ((4 * spec.q_dim() * batch * length) as f64, bytes(2 * q.len() + 2 * batch * length * spec.kv_dim()));
     Op::new("attention", spec.layers, work, move || {
-        let rows = caches.iter().enumerate();
-        let rows: Vec<_> = rows.map(|(row, [k, v])| Row { queries: row..row + 1, keys: vec![Keys { k, v }] }).collect();
+        let mut rows = Vec::with_capacity(caches.len());
+        for (row, (k, v)) in caches.iter().enumerate() {
+            rows.push(Row { queries: row..row + 1, keys: vec![Keys { k: KeyRows::Cached(k), v }] });
+        }
         attention::forward(heads, &q, &rows, &mut out, None);
     })
 }

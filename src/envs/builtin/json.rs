@@ -19,7 +19,7 @@ pub(crate) struct Fields {
 #[derive(Clone)]
 pub(crate) struct Json;
 
-/// In these words the base model gets about one in five right at temperature 0.6, so that reward alone can teach it.
+/// In these words the base model is right often enough at temperature 0.6 that reward alone can teach it.
 const WORDINGS: [&str; 5] = [
     "Convert to JSON: {}",
     "Make a short JSON object: {}",
@@ -51,8 +51,8 @@ impl Task for Json {
     fn info(&self) -> Info {
         Info {
             name: "json".into(),
-            version: "1".into(),
-            description: "Writes given fields as one JSON object and nothing else.".into(),
+            version: "2".into(),
+            description: "Writes given fields as one JSON object, on one line, and nothing else.".into(),
             levels: vec![
                 Level::new("a text and a number", 32),
                 Level::new("two texts and a number", 40),
@@ -90,9 +90,9 @@ impl Task for Json {
         format!("{{{}}}", fields.join(", "))
     }
 
-    /// White space between tokens is free, as it is in JSON; everything else is not.
+    /// One line, as a program that reads lines wants it. Spaces between tokens are free, as they are in JSON; all else is not.
     fn strict(&self, answer: &str, reply: &str) -> bool {
-        grade::compact(reply) == grade::compact(answer)
+        reply.lines().count() == 1 && grade::compact(reply) == grade::compact(answer)
     }
 
     fn lenient(&self, answer: &str, reply: &str) -> bool {

@@ -3,7 +3,8 @@
 use super::{At, Buffer, Cpu, Prepared};
 use crate::kv::LayerKv;
 use crate::{KvSequence, Projection};
-use socius_kernels::attention::{self, Gradients, Keys, Row};
+use rayon::prelude::*;
+use socius_kernels::attention::{self, Gradients, Heads, KeyRows, Keys, Row};
 use socius_kernels::{norm, rope};
 
 /// What the backward pass needs.
@@ -30,9 +31,11 @@ impl Cpu {
             Some(sequences) => {
                 let [q, k, v] = self.rotated(at, &x);
                 let spans = at.pass.batch.spans();
-                for (span, sequence) in spans.iter().zip(&mut *sequences) {
-                    extend(sequence, at.layer, (&k, &v), span.tokens.clone(), self.spec.kv_dim());
-                }
+                let width = self.spec.kv_dim();
+                spans.par_iter().zip(&mut *sequences).for_each(|(span, sequence)| {
+                    let own = span.tokens.start * width..span.tokens.end * width;
+                    extend(sequence, at.layer, self.heads(), (&k[own.clone()], &v[own]));
+                });
                 let rows = spans.iter().zip(&*sequences);
                 let rows: Vec<_> = rows
                     .map(|(span, sequence)| Row { queries: span.tokens.clone(), keys: keys(sequence, at.layer) })
@@ -95,7 +98,7 @@ impl Cpu {
         let width = self.spec.kv_dim();
         let rows = at.pass.prepared.spans.iter().map(|spans| {
             let keys = spans.keys.iter().map(|tokens| tokens.start * width..tokens.end * width);
-            let keys = keys.map(|range| Keys { k: &k[range.clone()], v: &v[range] }).collect();
+            let keys = keys.map(|range| Keys { k: KeyRows::Plain(&k[range.clone()]), v: &v[range] }).collect();
             Row { queries: spans.queries.clone(), keys }
         });
         let rows: Vec<_> = rows.collect();
@@ -106,20 +109,16 @@ impl Cpu {
     }
 }
 
-/// Appends the keys and values of `tokens` to a sequence's layer, in place of what a failed pass left there.
-fn extend(
-    sequence: &mut KvSequence,
-    layer: usize,
-    (k, v): (&[f32], &[f32]),
-    tokens: std::ops::Range<usize>,
-    width: usize,
-) {
-    let own = sequence.own * width;
-    let (own_k, own_v) = host_mut(&mut sequence.layers[layer]);
+/// Appends keys and values, `[tokens, kv_dim]`, to a sequence's layer, in place of what a failed pass left there.
+fn extend(sequence: &mut KvSequence, layer: usize, heads: Heads, (k, v): (&[f32], &[f32])) {
+    let (own, position) = (sequence.own, sequence.len());
+    let LayerKv::Host { k: own_k, v: own_v } = &mut sequence.layers[layer] else {
+        panic!("a KV sequence belongs to the form of the model that made it")
+    };
     own_k.truncate(own);
-    own_v.truncate(own);
-    own_k.extend_from_slice(&k[tokens.start * width..tokens.end * width]);
-    own_v.extend_from_slice(&v[tokens.start * width..tokens.end * width]);
+    own_k.extend(heads, position, k);
+    own_v.truncate(own * heads.kv * heads.dim);
+    own_v.extend_from_slice(v);
 }
 
 /// A sequence's spans at one layer: its prefix, if any, and its own tokens.
@@ -130,14 +129,7 @@ fn keys(sequence: &KvSequence, layer: usize) -> Vec<Keys<'_>> {
 
 fn host(kv: &LayerKv) -> Keys<'_> {
     match kv {
-        LayerKv::Host { k, v } => Keys { k, v },
-        LayerKv::Device(_) => panic!("a KV sequence belongs to the form of the model that made it"),
-    }
-}
-
-fn host_mut(kv: &mut LayerKv) -> (&mut Vec<f32>, &mut Vec<f32>) {
-    match kv {
-        LayerKv::Host { k, v } => (k, v),
+        LayerKv::Host { k, v } => Keys { k: KeyRows::Cached(k), v },
         LayerKv::Device(_) => panic!("a KV sequence belongs to the form of the model that made it"),
     }
 }

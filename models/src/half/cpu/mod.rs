@@ -20,7 +20,7 @@ use crate::{
 };
 use buffer::Buffer;
 use rayon::prelude::*;
-use socius_kernels::attention::{Heads, Spans};
+use socius_kernels::attention::{Heads, KeyCache, Spans};
 use socius_kernels::linear::{PackedLinear, WeightType};
 use socius_kernels::lora::Factors;
 use socius_kernels::norm::Norm;
@@ -159,7 +159,7 @@ impl Halves for Cpu {
     }
 
     fn empty_kv(&self) -> LayerKv {
-        LayerKv::Host { k: Vec::new(), v: Vec::new() }
+        LayerKv::Host { k: KeyCache::default(), v: Vec::new() }
     }
 
     fn embed(&self, tokens: &[u32]) -> Result<Buffer, ModelError> {
