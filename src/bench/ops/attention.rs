@@ -39,7 +39,10 @@ impl Packed {
         let width = self.k.len() / (self.logsumexp.len() / self.heads.query);
         let row = |spans: &Spans| {
             let own = spans.queries.start * width..spans.queries.end * width;
-            Row { queries: spans.queries.clone(), keys: vec![Keys { k: KeyRows::Plain(&self.k[own.clone()]), v: &self.v[own] }] }
+            Row {
+                queries: spans.queries.clone(),
+                keys: vec![Keys { k: KeyRows::Plain(&self.k[own.clone()]), v: &self.v[own] }],
+            }
         };
         let rows: Vec<_> = self.spans.iter().map(row).collect();
         attention::forward(self.heads, &self.q, &rows, &mut self.out, Some(&mut self.logsumexp));
