@@ -5,8 +5,8 @@ use crate::bench::{Bound, Reached, Roofline, ops::Shapes};
 use serde_json::{Value, json};
 use socius_kernels::linear::WeightType;
 
-/// Rows of the decode steps: one that answers, and a batch.
-const DECODE_ROWS: [usize; 2] = [1, 32];
+/// `(rows, adapters)` of the decode steps: one row that answers, a batch, and a batch whose every row has its own adapter.
+const DECODE: [(usize, usize); 3] = [(1, 0), (32, 0), (32, 32)];
 
 /// Measures a training step of `shapes`, and decode steps whose rows have read `prompt` tokens.
 pub(super) fn run(shapes: Shapes<'_>, prompt: usize, terminal: &mut Terminal) -> anyhow::Result<Value> {
@@ -35,9 +35,9 @@ pub(super) fn run(shapes: Shapes<'_>, prompt: usize, terminal: &mut Terminal) ->
         Ok(())
     };
     measure(&format!("train {} × {}", shapes.batch, shapes.length), shapes.train())?;
-    for batch in DECODE_ROWS {
+    for (batch, adapters) in DECODE {
         let shapes = Shapes { batch, length: prompt, ..shapes };
-        measure(&format!("decode {batch} after {prompt}"), shapes.decode())?;
+        measure(&format!("decode {batch} after {prompt}, adapters {adapters}"), shapes.decode(adapters))?;
     }
     Ok(json!({
         "work": "roofline",

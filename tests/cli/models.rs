@@ -263,8 +263,8 @@ fn the_roofline_has_the_machines_peaks_and_every_operations_share_of_them() {
     for (step, name) in [
         ("train 1 × 8", "linear gate up, backward"),
         ("train 1 × 8", "adamw"),
-        ("decode 1 after 3", "attention"),
-        ("decode 32 after 3", "lora"),
+        ("decode 1 after 3, adapters 0", "attention"),
+        ("decode 32 after 3, adapters 32", "linear down"),
     ] {
         assert!(ops.iter().any(|op| op["step"] == step && op["op"] == name), "{step}: {name}");
     }

@@ -59,31 +59,23 @@ impl Shapes<'_> {
     /// The operations of a training step of one learner, every position trained.
     pub fn train(self) -> Vec<Op> {
         let rows = self.batch * self.length;
-        let mut ops = Vec::new();
-        for (name, projections) in LINEARS {
-            ops.push(matrix::forward(self, name, projections, rows));
-            ops.push(matrix::backward(self, name, projections, rows));
-        }
-        ops.push(matrix::lora_forward(self, rows, 1));
-        ops.push(matrix::lora_backward(self, rows));
-        ops.push(attention::forward(self));
-        ops.push(attention::backward(self));
-        ops.extend(pointwise::all(self, rows));
-        ops.push(matrix::head_scores(self, rows));
-        ops.push(matrix::head_backward(self, rows));
-        ops.push(pointwise::adamw(self));
-        ops
+        let forward = LINEARS.map(|linears| matrix::forward(self, linears, rows, 1));
+        let backward = LINEARS.map(|linears| matrix::backward(self, linears, rows));
+        let rest = [
+            attention::forward(self),
+            attention::backward(self),
+            matrix::scores(self, rows),
+            matrix::pack(self),
+            pointwise::adamw(self),
+        ];
+        forward.into_iter().chain(backward).chain(rest).chain(pointwise::all(self, rows)).collect()
     }
 
-    /// The operations of a decode step whose every row has an adapter of its own; what only moves a row or two is left out.
-    pub fn decode(self) -> Vec<Op> {
-        let linears = LINEARS.map(|(name, projections)| matrix::forward(self, name, projections, self.batch));
-        let rest = [
-            matrix::lora_forward(self, self.batch, self.batch),
-            attention::decode(self),
-            matrix::head_logits(self, self.batch),
-        ];
-        linears.into_iter().chain(rest).collect()
+    /// The operations of a decode step whose rows share out `adapters` among them, or have none; what only moves a row or two is
+    /// left out.
+    pub fn decode(self, adapters: usize) -> Vec<Op> {
+        let linears = LINEARS.map(|linears| matrix::forward(self, linears, self.batch, adapters));
+        linears.into_iter().chain([attention::decode(self), matrix::logits(self, self.batch)]).collect()
     }
 
     /// `[out, in]` of a linear.
@@ -129,7 +121,7 @@ mod tests {
         let spec = Spec::tiny();
         for kept in [WeightType::Bf16, WeightType::F32] {
             let shapes = Shapes { spec: &spec, kept, batch: 3, length: 5, rank: 2 };
-            for mut op in shapes.train().into_iter().chain(shapes.decode()) {
+            for mut op in shapes.train().into_iter().chain(shapes.decode(0)).chain(shapes.decode(3)) {
                 op.run();
                 op.run();
                 assert!(op.calls > 0 && op.operations >= 0.0 && op.bytes > 0.0, "{}", op.name);
@@ -144,7 +136,7 @@ mod tests {
         let all: Vec<_> = LINEARS.iter().flat_map(|(_, projections)| projections.iter().copied()).collect();
         assert_eq!(all, Projection::ALL);
         let weights: usize = all.iter().map(|&projection| shapes.of(projection)).map(|(o, i)| o * i).sum();
-        let ops = shapes.decode();
+        let ops = shapes.decode(0);
         let found: f64 = ops.iter().filter(|op| op.name.starts_with("linear")).map(|op| op.operations).sum();
         assert_eq!(found, (2 * weights) as f64);
     }
