@@ -24,7 +24,7 @@ pub use batch::{Batch, Dropout, Row, Span};
 pub use device::{DeviceChoice, UnknownDevice, device};
 pub use error::ModelError;
 pub use kv::KvSequence;
-pub use load::{Checkpoint, Metadata};
+pub use load::{Checkpoint, Gguf, Metadata};
 pub use model::{Adapter, Dtype, HeadGradient, Model, PackedAdapter, Recording, Scores, Target, TargetTokens};
 pub use random::{RandomSource, random_values};
 pub use site::{Layout, Projection, Site, SiteParameters};

@@ -27,7 +27,9 @@ mod words;
 
 pub use environment::{Draw, Environment, Grade, Info, Level, Outcome, Session, answer};
 pub use error::EnvError;
-pub use examples::{ExampleError, Examples};
+pub use examples::{ExampleError, Examples, prompts};
 pub use item::{Form, HeldOut, Item, Phrasing, Query, Split, Wordings, canonical, item, items};
+#[cfg(fuzzing)]
+pub use process::read_line;
 pub use process::{Limits, ProcessEnvironment, ProcessError};
 pub use registry::{Example, NAMES, all, example, find};

@@ -29,6 +29,14 @@ pub struct Card {
 }
 
 impl Card {
+    /// From TOML, as under `models/cards`.
+    ///
+    /// # Errors
+    /// Names the line and what is expected there.
+    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+
     /// See [`Card::base`].
     pub fn base_name(&self) -> Option<&str> {
         self.base.as_deref()
@@ -86,7 +94,7 @@ impl std::fmt::Display for Source {
 static CARDS: LazyLock<Vec<Card>> = LazyLock::new(|| {
     [include_str!("../../models/cards/smollm2-135m-instruct.toml")]
         .iter()
-        .map(|text| toml::from_str(text).expect("cards are checked by a test"))
+        .map(|text| Card::parse(text).expect("cards are checked by a test"))
         .collect()
 });
 

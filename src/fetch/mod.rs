@@ -21,6 +21,7 @@ pub use error::{FetchError, SourceError};
 pub use hub::HubSettings;
 pub use package::Python;
 pub use record::LocalModel;
+pub use reference::{HubRef, ModelRef};
 pub use transfer::Wait;
 
 use crate::common::{Home, Report};
@@ -29,7 +30,6 @@ use hub::{Hub, HubFile, HubRepo};
 use lock::Lock;
 use package::Wheel;
 use record::{Record, digest_of};
-use reference::{HubRef, ModelRef};
 use select::{Selection, select};
 use std::{
     fs,

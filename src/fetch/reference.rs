@@ -6,23 +6,32 @@ use std::path::{Path, PathBuf};
 
 /// A model, as the user named it.
 #[derive(Clone, Debug)]
-pub(super) enum ModelRef {
+pub enum ModelRef {
+    /// One that socius knows by name.
     Card(&'static Card),
+    /// A repository of the hub.
     Hub(HubRef),
+    /// A file or folder.
     Path(PathBuf),
 }
 
 /// `owner/name[@revision][:file]`.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct HubRef {
-    pub(super) id: String,
-    pub(super) revision: Option<String>,
-    pub(super) file: Option<String>,
+pub struct HubRef {
+    /// `owner/name`.
+    pub id: String,
+    /// A branch, tag or commit; the default branch without.
+    pub revision: Option<String>,
+    /// The one file that is meant.
+    pub file: Option<String>,
 }
 
 impl ModelRef {
     /// A card's name first, then what looks like a path or is one, then a hub id.
-    pub(super) fn parse(text: &str) -> Result<Self, FetchError> {
+    ///
+    /// # Errors
+    /// If it is none of them.
+    pub fn parse(text: &str) -> Result<Self, FetchError> {
         let unknown = || FetchError::Unknown {
             name: text.to_owned(),
             known: known().iter().map(|card| card.name.as_str()).collect::<Vec<_>>().join(", "),
@@ -50,7 +59,7 @@ impl ModelRef {
     }
 
     /// What records and other commands call it.
-    pub(super) fn name(&self) -> String {
+    pub fn name(&self) -> String {
         match self {
             Self::Card(card) => card.name.clone(),
             Self::Hub(hub) => hub.to_string(),
@@ -59,7 +68,7 @@ impl ModelRef {
     }
 
     /// The name of its folder under the home's models: readable, unique, and a plain file name on every system.
-    pub(super) fn folder(&self) -> String {
+    pub fn folder(&self) -> String {
         match self {
             Self::Card(card) => card.name.clone(),
             Self::Hub(_) | Self::Path(_) => {

@@ -56,11 +56,7 @@ impl Library {
     pub fn import(&self, import: Import<'_>) -> Result<Arc<Generation>, LibraryError> {
         let Import { path, name, description, base, spec, aliases, routing, created } = import;
         let outside = Base { spec, name: &base.name, aliases };
-        let lora = if path.is_dir() {
-            PeftFiles::read(path)?.parse(outside)?
-        } else {
-            from_gguf(&fs::read(path).map_err(LibraryError::io("read", path))?, outside)?
-        };
+        let lora = if path.is_dir() { PeftFiles::read(path)?.parse(outside)? } else { from_gguf(path, outside)? };
         let provenance = Provenance::imported(created);
         let base = base.clone();
         self.publish(&Candidate { name, description, base, spec, lora: &lora, episodes: &[], routing, provenance })

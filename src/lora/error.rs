@@ -1,5 +1,6 @@
 //! What can be wrong with an adapter, by what the caller does next.
 
+use socius_models::ModelError;
 use std::path::PathBuf;
 
 /// An error of configuring, reading or writing an adapter.
@@ -37,6 +38,9 @@ pub enum LoraError {
         /// What is wrong, and what was expected.
         what: String,
     },
+    /// A GGUF file cannot be read, or is malformed.
+    #[error(transparent)]
+    Gguf(#[from] ModelError),
     /// The adapter was trained on another base: use it there.
     #[error("`{key}` says that the adapter was trained on {found:?}, but the base here is {expected:?}")]
     ForeignBase {

@@ -8,16 +8,16 @@ use candle_core::{
     Device, Tensor,
     quantized::{GgmlDType, QTensor, gguf_file},
 };
-use socius_models::{Projection, Site, SiteParameters, Spec};
+use socius_models::{Gguf, Metadata, Projection, Site, SiteParameters, Slot, Spec};
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     io::Cursor,
+    path::Path,
 };
 
 const FILE: &str = "GGUF adapter";
 const ALPHA: &str = "adapter.lora.alpha";
-const READ_TYPES: [GgmlDType; 4] = [GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16, GgmlDType::Q8_0];
 
 /// `lora` as a GGUF adapter of `base`, in f32. The same adapter gives the same bytes.
 ///
@@ -49,30 +49,23 @@ pub fn to_gguf(lora: &LoraWeights, base: Base<'_>) -> Result<Vec<u8>, LoraError>
     Ok(bytes.into_inner())
 }
 
-/// Checks a GGUF adapter against `base` and reads it; f32, f16, bf16 and q8_0 tensors become f32.
+/// Checks the GGUF adapter at `path` against `base` and reads it; whatever type its tensors have, they become f32.
 ///
 /// # Errors
 /// Names the key or the tensor that is wrong, unsupported or of another base.
-pub fn from_gguf(bytes: &[u8], base: Base<'_>) -> Result<LoraWeights, LoraError> {
-    let mut reader = Cursor::new(bytes);
-    let content = gguf_file::Content::read(&mut reader).map_err(malformed)?;
-    let alpha = check_metadata(&content, base)?;
-    let ranks = check_tensors(&content, base.spec)?;
+pub fn from_gguf(path: &Path, base: Base<'_>) -> Result<LoraWeights, LoraError> {
+    let file = Gguf::open(path)?;
+    let alpha = check_metadata(file.metadata(), base)?;
+    let ranks = check_tensors(&file, base.spec)?;
     let config = configuration(&ranks, alpha, base.spec);
     let layout = config.layout(base.spec)?;
     let mut theta = vec![0.0; layout.len()];
     for site in layout.sites() {
         let stem = gguf_tensor(site.site);
-        let mut read = |factor: &str, shape: [usize; 2]| {
-            let name = format!("{stem}.lora_{factor}");
-            let tensor = content.tensor(&mut reader, &name, &Device::Cpu).map_err(malformed)?;
-            values(&name, &tensor, shape)
-        };
-        let a = read("a", [site.rank, site.inputs])?;
-        let b = read("b", [site.outputs, site.rank])?;
-        let (a_out, b_out) = site.factors_mut(&mut theta);
-        a_out.copy_from_slice(&a);
-        b_out.copy_from_slice(&permute_rows(base.spec, site, &b, Direction::FromGguf));
+        let (a, b) = site.factors_mut(&mut theta);
+        a.copy_from_slice(&values(&file, &format!("{stem}.lora_a"))?);
+        let stored = values(&file, &format!("{stem}.lora_b"))?;
+        b.copy_from_slice(&permute_rows(base.spec, site, &stored, Direction::FromGguf));
     }
     Ok(LoraWeights { config, layout, theta })
 }
@@ -126,20 +119,17 @@ fn permute_rows<'b>(spec: &Spec, site: &SiteParameters, b: &'b [f32], direction:
 }
 
 /// Alpha, once everything else that the metadata says has been found to fit.
-fn check_metadata(content: &gguf_file::Content, base: Base<'_>) -> Result<f64, LoraError> {
+fn check_metadata(metadata: &Metadata, base: Base<'_>) -> Result<f64, LoraError> {
     const ARCHITECTURE: &str = "general.architecture";
-    let text = |key: &str| match content.metadata.get(key) {
-        Some(gguf_file::Value::String(text)) => Ok(text.as_str()),
-        Some(other) => Err(LoraError::config(key, format!("found {other:?}; a string is expected"))),
-        None => Err(LoraError::config(key, "is missing")),
-    };
+    let missing = |key: &str| LoraError::config(key, "is missing");
+    let text = |key: &str| metadata.text(key)?.ok_or_else(|| missing(key));
     for (key, expected) in [("general.type", "adapter"), ("adapter.type", "lora")] {
         let found = text(key)?;
         if found != expected {
             return Err(LoraError::config(key, format!("found {found:?}; {expected:?} is expected")));
         }
     }
-    if let Some(key) = content.metadata.keys().filter(|key| key.starts_with("adapter.alora.")).min() {
+    if let Some(key) = metadata.keys().find(|key| key.starts_with("adapter.alora.")) {
         return Err(LoraError::config(key, "adapters that are switched on by tokens are not supported"));
     }
     let found = text(ARCHITECTURE)?;
@@ -147,43 +137,35 @@ fn check_metadata(content: &gguf_file::Content, base: Base<'_>) -> Result<f64, L
         let expected = base.spec.family.clone();
         return Err(LoraError::ForeignBase { key: ARCHITECTURE, found: found.to_owned(), expected });
     }
-    match content.metadata.get(ALPHA) {
-        Some(gguf_file::Value::F32(alpha)) => Ok(f64::from(*alpha)),
-        Some(other) => Err(LoraError::config(ALPHA, format!("found {other:?}; an f32 is expected"))),
-        None => Err(LoraError::config(ALPHA, "is missing")),
-    }
+    metadata.float(ALPHA)?.ok_or_else(|| missing(ALPHA))
 }
 
-/// The rank of every site that has both factors, of a type and shape that fit.
-fn check_tensors(content: &gguf_file::Content, spec: &Spec) -> Result<BTreeMap<Site, usize>, LoraError> {
-    let mut names: BTreeSet<&str> = content.tensor_infos.keys().map(String::as_str).collect();
+/// The rank of every site that has both factors, of a shape that fits.
+fn check_tensors(file: &Gguf, spec: &Spec) -> Result<BTreeMap<Site, usize>, LoraError> {
+    let mut shapes: BTreeMap<&str, &[usize]> = file.tensors().collect();
     let mut ranks = BTreeMap::new();
     for site in sites(spec) {
         let stem = gguf_tensor(site);
         let (a, b) = (format!("{stem}.lora_a"), format!("{stem}.lora_b"));
-        match (names.remove(a.as_str()), names.remove(b.as_str())) {
-            (false, false) => continue,
-            (true, true) => {}
-            (has_a, _) => {
-                return Err(LoraError::tensor(if has_a { b } else { a }, "is missing beside its other factor"));
+        let (shape_a, shape_b) = match (shapes.remove(a.as_str()), shapes.remove(b.as_str())) {
+            (None, None) => continue,
+            (Some(shape_a), Some(shape_b)) => (shape_a, shape_b),
+            (only_a, _) => {
+                let missing = if only_a.is_some() { b } else { a };
+                return Err(LoraError::tensor(missing, "is missing beside its other factor"));
             }
-        }
-        let shape = spec.shape(socius_models::Slot::Layer(site.layer, site.projection.slot()));
-        let rank = content.tensor_infos[&a].shape.dims().first().copied().unwrap_or(0);
-        for (name, expected) in [(&a, [rank, shape[1]]), (&b, [shape[0], rank])] {
-            let info = &content.tensor_infos[name];
-            if info.shape.dims() != expected {
-                let what = format!("has shape {:?}, but rank and base need {expected:?}", info.shape.dims());
-                return Err(LoraError::tensor(name, what));
-            }
-            if !READ_TYPES.contains(&info.ggml_dtype) {
-                let what = format!("is of type {:?}; F32, F16, BF16 and Q8_0 are read", info.ggml_dtype);
+        };
+        let shape = spec.shape(Slot::Layer(site.layer, site.projection.slot()));
+        let rank = shape_a.first().copied().unwrap_or(0);
+        for (name, found, expected) in [(a, shape_a, [rank, shape[1]]), (b, shape_b, [shape[0], rank])] {
+            if found != expected {
+                let what = format!("has shape {found:?}, but rank and base need {expected:?}");
                 return Err(LoraError::tensor(name, what));
             }
         }
         ranks.insert(site, rank);
     }
-    match names.first() {
+    match shapes.keys().next() {
         Some(name) => Err(LoraError::tensor(*name, "is no LoRA factor of a linear of this base's layers")),
         None => Ok(ranks),
     }
@@ -202,9 +184,9 @@ fn configuration(ranks: &BTreeMap<Site, usize>, alpha: f64, spec: &Spec) -> Lora
     config
 }
 
-fn values(name: &str, tensor: &QTensor, shape: [usize; 2]) -> Result<Vec<f32>, LoraError> {
-    let values = tensor.dequantize(&Device::Cpu).and_then(|t| t.flatten_all()?.to_vec1::<f32>()).map_err(malformed)?;
-    assert_eq!(values.len(), shape[0] * shape[1], "shapes were checked");
+/// The values of a tensor whose shape has been checked.
+fn values(file: &Gguf, name: &str) -> Result<Vec<f32>, LoraError> {
+    let values = file.values(name).expect("the layout is of the file's own tensors");
     match values.iter().find(|value| !value.is_finite()) {
         Some(value) => Err(LoraError::tensor(name, format!("holds {value}; every value must be finite"))),
         None => Ok(values),
@@ -216,20 +198,28 @@ mod tests {
     use super::super::testing::{base, mixed, uniform};
     use super::*;
 
+    /// What reading a file of these bytes gives.
+    fn read(bytes: &[u8], spec: &Spec) -> Result<LoraWeights, LoraError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        std::fs::write(&path, bytes).unwrap();
+        from_gguf(&path, base(spec))
+    }
+
     #[test]
     fn an_adapter_survives_the_way_out_and_back() {
         let spec = Spec::tiny();
         let lora = uniform(&spec);
         let bytes = to_gguf(&lora, base(&spec)).unwrap();
         assert_eq!(bytes, to_gguf(&lora, base(&spec)).unwrap(), "the same bytes each time");
-        assert_eq!(from_gguf(&bytes, base(&spec)).unwrap(), lora);
+        assert_eq!(read(&bytes, &spec).unwrap(), lora);
     }
 
     #[test]
     fn mixed_scales_are_folded_into_b_so_that_every_product_stays() {
         let spec = Spec::tiny();
         let lora = mixed(&spec);
-        let back = from_gguf(&to_gguf(&lora, base(&spec)).unwrap(), base(&spec)).unwrap();
+        let back = read(&to_gguf(&lora, base(&spec)).unwrap(), &spec).unwrap();
         assert_eq!(back.layout.sites().len(), lora.layout.sites().len());
         for (old, new) in lora.layout.sites().iter().zip(back.layout.sites()) {
             assert_eq!((old.site, old.rank), (new.site, new.rank));
@@ -273,7 +263,7 @@ mod tests {
             gguf_file::write(&mut bytes, &metadata, &built).unwrap();
             bytes.into_inner()
         };
-        assert!(from_gguf(&write(|_, _| {}), base(&spec)).is_ok());
+        assert!(read(&write(|_, _| {}), &spec).is_ok());
         let rows = [
             (write(|metadata, _| metadata[0].1 = gguf_file::Value::String("model".into())), "general.type"),
             (write(|metadata, _| metadata[1].1 = gguf_file::Value::String("qwen2".into())), "general.architecture"),
@@ -285,9 +275,11 @@ mod tests {
             (write(|_, tensors| tensors.clear()), "projections"),
             (b"GGUF".to_vec(), FILE),
             (write(|_, _| {})[..400].to_vec(), FILE),
+            // The length of the first key: more than any memory has.
+            ([&write(|_, _| {})[..24], &(1_u64 << 60).to_le_bytes()].concat(), FILE),
         ];
         for (bytes, name) in rows {
-            let error = from_gguf(&bytes, base(&spec)).unwrap_err().to_string();
+            let error = read(&bytes, &spec).unwrap_err().to_string();
             assert!(error.contains(name), "{name}: {error}");
         }
     }

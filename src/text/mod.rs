@@ -12,7 +12,7 @@ mod tokenizer;
 
 pub use error::TextError;
 pub use pieces::Stream;
-pub use template::ChatTemplate;
+pub use template::{ChatTemplate, TokenNames};
 pub use tokenizer::{Ends, Specials, Tokenizer};
 
 use crate::common::{Digest, Message};

@@ -7,9 +7,11 @@ use minijinja::{Environment, Error, ErrorKind, Value, context, value::Kwargs};
 
 /// Spellings that a template may use by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct TokenNames {
-    pub(super) bos: Option<String>,
-    pub(super) eos: Option<String>,
+pub struct TokenNames {
+    /// `bos_token`.
+    pub bos: Option<String>,
+    /// `eos_token`.
+    pub eos: Option<String>,
 }
 
 /// A compiled chat template.
@@ -26,7 +28,11 @@ const NAME: &str = "chat template";
 const FUEL: u64 = 10_000_000;
 
 impl ChatTemplate {
-    pub(super) fn new(source: &str, names: TokenNames) -> Result<Self, TextError> {
+    /// Compiles a template.
+    ///
+    /// # Errors
+    /// If it is malformed.
+    pub fn new(source: &str, names: TokenNames) -> Result<Self, TextError> {
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);

@@ -40,7 +40,7 @@ impl Trace {
         let path = golden("adapters").join(path);
         match path.is_dir() {
             true => PeftFiles::read(&path).unwrap().parse(base).unwrap(),
-            false => from_gguf(&std::fs::read(path).unwrap(), base).unwrap(),
+            false => from_gguf(&path, base).unwrap(),
         }
     }
 }

@@ -14,34 +14,49 @@ const DIMENSIONS_MAX: u32 = 4;
 /// No head is wider: a bound on what is read before shapes are checked.
 const HEAD_DIM_MAX: usize = 1 << 16;
 
-/// A mapped GGUF file.
+/// A mapped GGUF file, of whatever content: metadata, and tensors by name.
 #[derive(Debug)]
-pub(super) struct Gguf {
+pub struct Gguf {
     pub(super) file: Arc<Mapped>,
     pub(super) metadata: Metadata,
     pub(super) tensors: BTreeMap<String, Stored>,
 }
 
 impl Gguf {
-    pub(super) fn open(path: &Path) -> Result<Self, ModelError> {
+    /// Maps the file and checks its header.
+    ///
+    /// # Errors
+    /// Names what is malformed: everything that the other functions rely on is checked here.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
         let file = Arc::new(Mapped::open(path)?);
         let (metadata, tensors) = read(&file).map_err(|what| file.error(what))?;
         Ok(Self { file, metadata, tensors })
     }
 
+    /// What the file says of itself.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Names and shapes, the slowest dimension first, in alphabetical order.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.tensors.iter().map(|(name, stored)| (name.as_str(), &*stored.shape))
+    }
+
+    /// A tensor's values as f32, row by row; none if there is no such tensor.
+    pub fn values(&self, name: &str) -> Option<Vec<f32>> {
+        let stored = self.tensors.get(name)?;
+        Some(stored.encoding.decode(&self.file.bytes()[stored.range.clone()]))
+    }
+
     /// The values of [`GGUF_ROPE_FACTORS`], if the file has them.
     pub(super) fn rope_factors(&self) -> Result<Option<Vec<f64>>, ModelError> {
-        let Some(stored) = self.tensors.get(GGUF_ROPE_FACTORS) else { return Ok(None) };
-        match *stored.shape {
-            [count] if count <= HEAD_DIM_MAX => {
-                let values = stored.encoding.decode(&self.file.bytes()[stored.range.clone()]);
-                Ok(Some(values.into_iter().map(f64::from).collect()))
-            }
-            _ => {
-                let what =
-                    format!("tensor {GGUF_ROPE_FACTORS} has shape {:?}; one factor a pair is expected", stored.shape);
+        match self.tensors.get(GGUF_ROPE_FACTORS).map(|stored| &*stored.shape) {
+            Some(shape) if !matches!(shape, [count] if *count <= HEAD_DIM_MAX) => {
+                let what = format!("tensor {GGUF_ROPE_FACTORS} has shape {shape:?}; one factor a pair is expected");
                 Err(self.file.error(what))
             }
+            _ => Ok(self.values(GGUF_ROPE_FACTORS).map(|values| values.into_iter().map(f64::from).collect())),
         }
     }
 }

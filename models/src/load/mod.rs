@@ -8,6 +8,7 @@ mod map;
 mod metadata;
 mod safetensors;
 
+pub use gguf::Gguf;
 pub use metadata::Metadata;
 
 use crate::{

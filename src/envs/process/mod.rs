@@ -108,6 +108,15 @@ pub enum ProcessError {
     },
 }
 
+/// Reads a line as the reply to each kind of request: what a fuzzer sees of the protocol.
+#[cfg(fuzzing)]
+pub fn read_line(line: &[u8]) {
+    if let Ok(fields) = protocol::fields(line, 1) {
+        let _ = (protocol::hello(fields.clone()), protocol::content(fields.clone()), protocol::played(fields));
+    }
+    let _ = excerpt(line);
+}
+
 /// The conversation with one child.
 struct Link {
     command: String,
