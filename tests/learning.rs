@@ -1,6 +1,9 @@
 //! Whole lives on the real model: a run that is interrupted ends as one that is not, what proves itself is published and routed to, and
 //! what does not is refused. The model comes through `fetch`, once, into `$SOCIUS_TEST_HOME`.
 
+#[path = "common/mod.rs"]
+mod common;
+
 use socius::{
     agent::{BaseChoice, Budget, Gate, Learned, Lesson, Method, Recipe, Session, SkillChoice, evaluate, learn},
     common::{Home, Progress, Report, Silent},
@@ -8,17 +11,18 @@ use socius::{
     library::Library,
 };
 use socius_models::{DeviceChoice, Dtype};
-use std::{path::PathBuf, sync::OnceLock};
+use std::sync::OnceLock;
+
+fn choice(model: String) -> BaseChoice {
+    BaseChoice { model, device: DeviceChoice::Cpu, dtype: Dtype::Bf16 }
+}
 
 /// One session for all tests; skills go into libraries of their own.
 fn session() -> &'static Session {
     static SESSION: OnceLock<Session> = OnceLock::new();
     SESSION.get_or_init(|| {
-        let default = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/test-home");
-        let home = Home::at(std::env::var_os("SOCIUS_TEST_HOME").map_or(default, PathBuf::from));
-        let choice =
-            BaseChoice { model: "smollm2-135m-instruct".into(), device: DeviceChoice::Cpu, dtype: Dtype::Bf16 };
-        Session::open(&choice, home, &mut Silent).expect("the default model can be fetched and loaded")
+        let model = common::default_model().name;
+        Session::open(&choice(model), common::home(), &mut Silent).expect("the default model can be loaded")
     })
 }
 
@@ -109,7 +113,7 @@ fn a_fact_that_the_base_cannot_know_is_learned_published_and_routed_to() {
     let learned = live("secret-rule", recipe, &home, &mut Silent).unwrap();
     assert!(learned.decision.admitted, "{}", learned.decision.reason);
 
-    let choice = BaseChoice { model: "smollm2-135m-instruct".into(), device: DeviceChoice::Cpu, dtype: Dtype::Bf16 };
+    let choice = choice(common::default_model().name);
     std::fs::create_dir_all(home.root()).unwrap();
     let known = session().home.models();
     std::os::unix::fs::symlink(known, home.models()).unwrap();

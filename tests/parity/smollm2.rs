@@ -1,16 +1,13 @@
 //! The real SmolLM2-135M-Instruct against transformers in f32: greedy answers, logprobs of text, and training. Fetches the model.
 
 use crate::{
+    common::default_model,
     peer::{difference, trace},
     training::Run,
 };
 use candle_core::Device;
 use serde::Deserialize;
-use socius::{
-    common::{Home, Message, Silent},
-    fetch,
-    text::Text,
-};
+use socius::{common::Message, text::Text};
 use socius_models::{Batch, Checkpoint, Dtype, KvSequence, Model, Row};
 use std::{path::Path, sync::OnceLock};
 
@@ -59,10 +56,9 @@ struct TrainingTrace {
     run: Run,
 }
 
-/// The default model, fetched on first use.
+/// The default model, of which the traces are.
 fn open(sha256: &str) -> Checkpoint {
-    let home = Home::from_env().unwrap();
-    let local = fetch::ensure(fetch::DEFAULT_MODEL, &home, &mut Silent).unwrap();
+    let local = default_model();
     assert_eq!(local.digest.to_string(), sha256, "the traces are of another file");
     Checkpoint::open(&local.path).unwrap()
 }

@@ -1,8 +1,9 @@
 //! Tiny checkpoints that carry a tokenizer, and the recorded cases. Knows nothing of what a test proves.
 
+use crate::checkpoint::{self, Gguf, write_json};
 use candle_core::{
-    DType, Device, Tensor,
-    quantized::{GgmlDType, QTensor, gguf_file, gguf_file::Value as Gv},
+    DType,
+    quantized::{GgmlDType, gguf_file::Value as Gv},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -122,66 +123,18 @@ pub(crate) fn gguf(metadata: &Metadata, rows: Option<usize>) -> Result<Text, Tex
         Some(Gv::Array(tokens)) => tokens.len(),
         _ => 1,
     };
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.gguf");
-    let spec = spec(rows.unwrap_or(tokens));
-    let tensors = gguf_tensors(&spec);
-    let sizes = gguf_sizes(&spec);
-    let all = sizes.iter().map(|(key, value)| (*key, value)).chain(metadata.iter().map(|(k, v)| (k.as_str(), v)));
-    let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
-    let mut file = std::fs::File::create(&path).unwrap();
-    gguf_file::write(&mut file, &all.collect::<Vec<_>>(), &tensors).unwrap();
-    drop(file);
+    let model = Gguf::llama(&spec(rows.unwrap_or(tokens)), GgmlDType::F32);
+    let (_folder, path) = metadata.iter().fold(model, |model, (key, value)| model.set(key, value.clone())).write();
     Text::open(&Checkpoint::open(&path).unwrap())
-}
-
-fn gguf_sizes(spec: &Spec) -> [(&'static str, Gv); 8] {
-    let number = |n: usize| Gv::U32(n as u32);
-    [
-        ("general.architecture", text("llama")),
-        ("llama.vocab_size", number(spec.vocab)),
-        ("llama.embedding_length", number(spec.hidden)),
-        ("llama.feed_forward_length", number(spec.intermediate)),
-        ("llama.block_count", number(spec.layers)),
-        ("llama.attention.head_count", number(spec.heads)),
-        ("llama.attention.head_count_kv", number(spec.kv_heads)),
-        ("llama.attention.key_length", number(spec.head_dim)),
-    ]
-}
-
-fn gguf_tensors(spec: &Spec) -> Vec<(&'static str, QTensor)> {
-    let zeros = |shape: &[usize]| {
-        QTensor::quantize(&Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap(), GgmlDType::F32).unwrap()
-    };
-    let (hidden, q, kv, mlp) = (spec.hidden, spec.q_dim(), spec.kv_dim(), spec.intermediate);
-    vec![
-        ("token_embd.weight", zeros(&[spec.vocab, hidden])),
-        ("output_norm.weight", zeros(&[hidden])),
-        ("blk.0.attn_norm.weight", zeros(&[hidden])),
-        ("blk.0.attn_q.weight", zeros(&[q, hidden])),
-        ("blk.0.attn_k.weight", zeros(&[kv, hidden])),
-        ("blk.0.attn_v.weight", zeros(&[kv, hidden])),
-        ("blk.0.attn_output.weight", zeros(&[hidden, q])),
-        ("blk.0.ffn_norm.weight", zeros(&[hidden])),
-        ("blk.0.ffn_gate.weight", zeros(&[mlp, hidden])),
-        ("blk.0.ffn_up.weight", zeros(&[mlp, hidden])),
-        ("blk.0.ffn_down.weight", zeros(&[hidden, mlp])),
-    ]
 }
 
 /// A Hugging Face folder with these files beside a model of `rows` rows.
 pub(crate) fn folder(rows: usize, files: &[(&str, String)]) -> TempDir {
     let spec = spec(rows);
-    let folder = tempfile::tempdir().unwrap();
-    let config = json!({
-        "model_type": "llama", "vocab_size": rows, "hidden_size": spec.hidden, "intermediate_size": spec.intermediate,
-        "num_hidden_layers": 1, "num_attention_heads": spec.heads, "num_key_value_heads": spec.kv_heads,
-        "tie_word_embeddings": true, "eos_token_id": [2, 0],
-    });
-    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    let zeros = |slot| (slot, Tensor::zeros(spec.shape(slot), DType::F32, &Device::Cpu).unwrap());
-    let tensors = spec.slots().map(zeros).map(|(slot, tensor)| (slot.hugging_face_name(), tensor)).collect();
-    candle_core::safetensors::save(&tensors, folder.path().join("model.safetensors")).unwrap();
+    let folder = checkpoint::folder(&spec, DType::F32, 1);
+    let mut config = checkpoint::config(&spec);
+    config["eos_token_id"] = json!([2, 0]);
+    write_json(&folder.path().join("config.json"), &config);
     for (name, content) in files {
         std::fs::write(folder.path().join(name), content).unwrap();
     }

@@ -1,5 +1,10 @@
 //! Text and tokens against the programs that own the formats, by what `tests/peers/record_text.py` recorded from them.
 
+#[path = "../../models/tests/load/fixture.rs"]
+#[allow(dead_code, reason = "the loader's tests need more of it")]
+mod checkpoint;
+#[path = "../common/mod.rs"]
+mod common;
 mod fixture;
 mod refused;
 mod smollm2;

@@ -1,12 +1,11 @@
 //! The default model's own tokenizer and template against transformers. Fetches the model on first use.
 
-use crate::fixture::{Case, assert_ids, golden};
-use serde::Deserialize;
-use socius::{
-    common::{Home, Message, Silent},
-    fetch,
-    text::Text,
+use crate::{
+    common::default_model,
+    fixture::{Case, assert_ids, golden},
 };
+use serde::Deserialize;
+use socius::{common::Message, text::Text};
 use socius_models::Checkpoint;
 
 #[derive(Deserialize)]
@@ -24,9 +23,7 @@ struct Chat {
 
 #[test]
 fn smollm2_tokenizes_and_converses_as_in_transformers() {
-    let home = Home::from_env().unwrap();
-    let local = fetch::ensure(fetch::DEFAULT_MODEL, &home, &mut Silent).unwrap();
-    let model = Text::open(&Checkpoint::open(&local.path).unwrap()).unwrap();
+    let model = Text::open(&Checkpoint::open(default_model().path).unwrap()).unwrap();
     let trace: Trace = golden("smollm2.json");
     assert_ids(&model, &trace.cases, "smollm2");
     for chat in &trace.chats {

@@ -1,9 +1,12 @@
 //! `bandit`: words for arms, each of which pays with a hidden probability. Multi-turn; explore, then stay.
 
-use super::super::{
-    Draw, EnvError, Environment, Form, Grade, HeldOut, Info, Item, Level, Outcome, Session, Wordings, grade,
-    task::{fill, read, to_value},
-    words,
+use super::{
+    super::{
+        Draw, EnvError, Environment, Grade, Info, Item, Level, Outcome, Session, grade,
+        task::{fill, read, to_value},
+        words,
+    },
+    info,
 };
 use crate::common::{Message, Seed};
 use serde::{Deserialize, Serialize};
@@ -62,15 +65,8 @@ impl Bandit {
             ..Level::new(format!("{arms} arms, {turns} turns, {} % against {} %", percent[0], percent[1]), 8)
                 .baseline(1.0 / arms as f64)
         };
-        let info = Info {
-            name: "bandit".into(),
-            version: "1".into(),
-            description: "Finds by trial which of some words pays best, and stays with it.".into(),
-            levels: LEVELS.map(level).into(),
-            wordings: Wordings::shared(4, 1),
-            held_out: HeldOut::Items,
-            forms: vec![Form::Direct],
-        };
+        let info =
+            info("bandit", "Finds by trial which of some words pays best, and stays with it.", LEVELS.map(level));
         Self { info }
     }
 

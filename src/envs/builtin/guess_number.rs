@@ -1,8 +1,11 @@
 //! `guess-number`: a hidden number, told apart by "higher" and "lower". Multi-turn; halving the interval always wins.
 
-use super::super::{
-    Draw, EnvError, Environment, Form, Grade, HeldOut, Info, Item, Level, Outcome, Session, Wordings, grade,
-    task::{fill, read, to_value},
+use super::{
+    super::{
+        Draw, EnvError, Environment, Grade, Info, Item, Level, Outcome, Session, grade,
+        task::{fill, read, to_value},
+    },
+    info,
 };
 use crate::common::Message;
 use serde::{Deserialize, Serialize};
@@ -46,15 +49,11 @@ impl GuessNumber {
             turns_max: most.ilog2() as usize + 1,
             ..Level::new(format!("{least} to {most} numbers, as many guesses as halving needs"), 6)
         };
-        let info = Info {
-            name: "guess-number".into(),
-            version: "1".into(),
-            description: "Finds a hidden number by guesses that are answered with higher or lower.".into(),
-            levels: WIDTHS.map(level).into(),
-            wordings: Wordings::shared(4, 1),
-            held_out: HeldOut::Items,
-            forms: vec![Form::Direct],
-        };
+        let info = info(
+            "guess-number",
+            "Finds a hidden number by guesses that are answered with higher or lower.",
+            WIDTHS.map(level),
+        );
         Self { info }
     }
 }

@@ -1,9 +1,12 @@
 //! `json`: a strict format. The fields are given; all that can be wrong is how they are written.
 
-use super::super::{
-    Draw, Form, HeldOut, Info, Level, Wordings, grade,
-    task::{Task, fill},
-    words,
+use super::{
+    super::{
+        Draw, Info, Level, grade,
+        task::{Task, fill},
+        words,
+    },
+    info,
 };
 use crate::common::Rng;
 use serde::{Deserialize, Serialize};
@@ -49,19 +52,13 @@ impl Task for Json {
     type Content = Fields;
 
     fn info(&self) -> Info {
-        Info {
-            name: "json".into(),
-            version: "2".into(),
-            description: "Writes given fields as one JSON object, on one line, and nothing else.".into(),
-            levels: vec![
-                Level::new("a text and a number", 32),
-                Level::new("two texts and a number", 40),
-                Level::new("two texts, a number and a truth value", 48),
-            ],
-            wordings: Wordings::shared(4, 1),
-            held_out: HeldOut::Items,
-            forms: vec![Form::Direct],
-        }
+        let description = "Writes given fields as one JSON object, on one line, and nothing else.";
+        let levels = vec![
+            Level::new("a text and a number", 32),
+            Level::new("two texts and a number", 40),
+            Level::new("two texts, a number and a truth value", 48),
+        ];
+        Info { version: "2".into(), ..info("json", description, levels) }
     }
 
     fn candidate(&self, level: u32, draw: Draw) -> Fields {

@@ -1,9 +1,12 @@
 //! Tasks on the letters of a word: `reverse`, `count-letter`.
 
-use super::super::{
-    Draw, Form, HeldOut, Info, Level, Wordings, grade,
-    task::{Task, fill},
-    words,
+use super::{
+    super::{
+        Draw, Info, Level, grade,
+        task::{Task, fill},
+        words,
+    },
+    info,
 };
 use crate::common::Rng;
 use serde::{Deserialize, Serialize};
@@ -30,19 +33,15 @@ impl Task for Reverse {
     type Content = Word;
 
     fn info(&self) -> Info {
-        Info {
-            name: "reverse".into(),
-            version: "1".into(),
-            description: "Gives the letters of a word backwards, a space apart.".into(),
-            levels: vec![
+        info(
+            "reverse",
+            "Gives the letters of a word backwards, a space apart.",
+            vec![
                 Level::new("words of 3 to 5 letters", 16),
                 Level::new("words of 6 or 7 letters", 20),
                 Level::new("invented words of 6 to 9 letters", 24),
             ],
-            wordings: Wordings::shared(4, 1),
-            held_out: HeldOut::Items,
-            forms: vec![Form::Direct],
-        }
+        )
     }
 
     /// A palindrome would be answered by spelling forwards, so it is none.
@@ -118,18 +117,14 @@ impl Task for CountLetter {
     type Content = Counted;
 
     fn info(&self) -> Info {
-        Info {
-            name: "count-letter".into(),
-            version: "1".into(),
-            description: "Counts how often a letter stands in a word.".into(),
-            levels: vec![
+        info(
+            "count-letter",
+            "Counts how often a letter stands in a word.",
+            vec![
                 Level::new("once or twice", 8).baseline(1.0 / 2.0),
                 Level::new("up to three times", 8).baseline(1.0 / 3.0),
             ],
-            wordings: Wordings::shared(4, 1),
-            held_out: HeldOut::Items,
-            forms: vec![Form::Direct],
-        }
+        )
     }
 
     /// Counts are equally likely, so that no constant answer gains from their shares in English.

@@ -1,23 +1,14 @@
 //! Tasks on numbers: `add`, `compare`.
 
-use super::super::{
-    Draw, Form, HeldOut, Info, Level, Wordings, grade,
-    task::{Task, fill},
+use super::{
+    super::{
+        Draw, Info, Level, grade,
+        task::{Task, fill},
+    },
+    info,
 };
 use crate::common::{Rng, Seed};
 use serde::{Deserialize, Serialize};
-
-fn info(name: &str, description: &str, levels: Vec<Level>) -> Info {
-    Info {
-        name: name.into(),
-        version: "1".into(),
-        description: description.into(),
-        levels,
-        wordings: Wordings::shared(4, 1),
-        held_out: HeldOut::Items,
-        forms: vec![Form::Direct],
-    }
-}
 
 /// Terms in ascending order, so that `2 + 3` and `3 + 2` are one item and fall into one split.
 #[derive(Serialize, Deserialize)]

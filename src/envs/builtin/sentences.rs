@@ -1,24 +1,15 @@
 //! Tasks on the words of a phrase: `last-word`, `acronym`, `sort-words`.
 
-use super::super::{
-    Draw, Form, HeldOut, Info, Level, Wordings, grade,
-    task::{Task, fill},
-    words,
+use super::{
+    super::{
+        Draw, Info, Level, grade,
+        task::{Task, fill},
+        words,
+    },
+    info,
 };
 use crate::common::Rng;
 use serde::{Deserialize, Serialize};
-
-fn info(name: &str, description: &str, levels: Vec<Level>) -> Info {
-    Info {
-        name: name.into(),
-        version: "1".into(),
-        description: description.into(),
-        levels,
-        wordings: Wordings::shared(4, 1),
-        held_out: HeldOut::Items,
-        forms: vec![Form::Direct],
-    }
-}
 
 /// A sentence.
 #[derive(Serialize, Deserialize)]
@@ -113,7 +104,7 @@ impl Task for Acronym {
 
     fn info(&self) -> Info {
         let levels = [3, 4, 5].map(|count| Level::new(format!("{count} words"), 12));
-        info("acronym", "Joins the first letters of some words to an acronym in capitals.", levels.into())
+        info("acronym", "Joins the first letters of some words to an acronym in capitals.", levels)
     }
 
     fn candidate(&self, level: u32, draw: Draw) -> Words {
