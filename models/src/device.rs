@@ -2,8 +2,7 @@
 
 use crate::ModelError;
 use candle_core::Device;
-use std::fmt;
-use std::str::FromStr;
+use std::{fmt, path::Path, str::FromStr};
 
 /// A device as the user names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,7 +49,8 @@ impl fmt::Display for DeviceChoice {
     }
 }
 
-/// Opens the device of `choice`. For `Auto` without a usable GPU it is the CPU, with a note that says why.
+/// Opens the device of `choice`. For `Auto` without a usable GPU it is the CPU, with a note that says why where a GPU could have
+/// been expected: the program was built for one, or the machine shows one.
 ///
 /// # Errors
 /// [`ModelError::NoCuda`] if a CUDA device was asked for by name and cannot be used.
@@ -63,10 +63,16 @@ pub fn device(choice: DeviceChoice) -> Result<(Device, Option<String>), ModelErr
         },
         DeviceChoice::Auto => match cuda(0) {
             Ok(device) => Ok((device, None)),
-            Err(why) => Ok((Device::Cpu, Some(format!("running on the CPU: {why}")))),
+            Err(why) => {
+                let expected = cfg!(feature = "cuda") || Path::new(NVIDIA_DRIVER).exists();
+                Ok((Device::Cpu, expected.then(|| format!("running on the CPU: {why}"))))
+            }
         },
     }
 }
+
+/// Is there where a driver for NVIDIA's GPUs runs, also inside a container that was given one.
+const NVIDIA_DRIVER: &str = "/dev/nvidiactl";
 
 /// The CUDA device of this number, or why there is none.
 #[cfg(feature = "cuda")]
@@ -109,11 +115,12 @@ mod tests {
     }
 
     #[test]
-    fn without_a_gpu_auto_is_the_cpu_and_says_so_and_cuda_is_an_error_that_says_what_to_do() {
+    fn without_a_gpu_auto_is_the_cpu_and_says_so_where_one_was_expected_and_cuda_is_an_error_that_says_what_to_do() {
         let (cpu, note) = device(DeviceChoice::Cpu).expect("a CPU");
         assert!(cpu.is_cpu() && note.is_none());
         let (chosen, note) = device(DeviceChoice::Auto).expect("some device");
-        assert_eq!(chosen.is_cpu(), note.is_some_and(|note| note.starts_with("running on the CPU: ")));
+        let expected = cfg!(feature = "cuda") || Path::new(NVIDIA_DRIVER).exists();
+        assert_eq!(chosen.is_cpu() && expected, note.is_some_and(|note| note.starts_with("running on the CPU: ")));
         if chosen.is_cpu() {
             let error = device(DeviceChoice::Cuda(0)).expect_err("no GPU").to_string();
             assert!(error.contains("--device cpu"), "{error}");

@@ -7,7 +7,7 @@ use crate::{
     library::Library,
 };
 use serde_json::{Value, json};
-use socius_models::{DeviceChoice, device};
+use socius_models::{DeviceChoice, ModelError, device};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -33,7 +33,7 @@ pub(super) fn run(_: Args, terminal: &mut Terminal) -> anyhow::Result<Value> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let simd: Vec<_> = socius_kernels::variants().iter().map(|variant| variant.name()).collect();
     let memory = memory_bytes();
-    let devices = devices();
+    let (devices, no_cuda) = devices();
     let models = fetch::present(&home);
     let (skills, mut problems) = library(&home);
     problems.splice(0..0, disk(home.root()));
@@ -45,7 +45,7 @@ pub(super) fn run(_: Args, terminal: &mut Terminal) -> anyhow::Result<Value> {
         ("cores", cores.to_string()),
         ("simd", simd.join(", ")),
         ("memory", memory.map_or_else(|| "unknown".to_owned(), text::bytes)),
-        ("devices", devices.join(", ")),
+        ("devices", [devices.join(", "), no_cuda.map(|why| format!(" ({why})")).unwrap_or_default()].concat()),
         ("home", format!("{} ({free} free)", home.root().display())),
         ("models", if models.is_empty() { "none yet".to_owned() } else { names(&models) }),
         ("skills", skills.to_string()),
@@ -73,10 +73,15 @@ fn names(models: &[LocalModel]) -> String {
     models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// `cpu`, and every CUDA device that opens.
-fn devices() -> Vec<String> {
+/// Every CUDA device that opens, and `cpu`; why there is no CUDA device, if there is none.
+fn devices() -> (Vec<String>, Option<String>) {
     let cuda = (0..).map(DeviceChoice::Cuda).take_while(|&choice| device(choice).is_ok());
-    cuda.chain([DeviceChoice::Cpu]).map(|choice| choice.to_string()).collect()
+    let devices: Vec<_> = cuda.chain([DeviceChoice::Cpu]).map(|choice| choice.to_string()).collect();
+    let why = match device(DeviceChoice::Cuda(0)) {
+        Err(ModelError::NoCuda { why, .. }) => Some(why),
+        _ => None,
+    };
+    (devices, why)
 }
 
 /// Physical memory, where the system says it.
