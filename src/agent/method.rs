@@ -4,7 +4,7 @@ use super::{AgentError, Base, Play, play, recipe::Method};
 use crate::{
     common::{Phase, Report, Seed},
     envs::{self, Environment, Item, Outcome, Query, Split},
-    episode::Episode,
+    episode::{Episode, Turn},
     lora::ActiveAdapter,
     train::{Loss, PassLimits, TrainRow, attach_base, group_normalised, leave_one_out, loss},
 };
@@ -96,8 +96,9 @@ impl Source<'_> {
             phase: Phase::Rollouts,
         };
         let groups = play(self.base, self.env, &rollouts, report)?;
-        let mut rows: Vec<TrainRow> = groups.iter().flat_map(|group| self.learn_from(method, group)).collect();
-        if self.kl > 0.0 && method != Method::Raft {
+        let pulled = self.is_pulled_to_base(method);
+        let mut rows: Vec<TrainRow> = groups.iter().flat_map(|group| learn_from(method, group, pulled)).collect();
+        if pulled {
             attach_base(&self.base.model, &mut rows, PassLimits::default())?;
         }
         Ok(Material { rows, episodes: groups.concat() })
@@ -133,22 +134,9 @@ impl Source<'_> {
         Ok(rows)
     }
 
-    fn learn_from(&self, method: Method, group: &[Episode]) -> Vec<TrainRow> {
-        let rewards: Vec<f32> = group.iter().map(|episode| episode.reward).collect();
-        let advantages = match method {
-            Method::Sft => unreachable!("supervised learning samples nothing"),
-            Method::Raft => rewards.iter().map(|&reward| f32::from(reward >= SUCCESS)).collect(),
-            Method::Rloo => leave_one_out(&rewards),
-            Method::Grpo => group_normalised(&rewards),
-        };
-        let told = group.iter().zip(advantages).filter(|(_, advantage)| *advantage != 0.0);
-        let row = |(episode, advantage): (&Episode, f32)| {
-            let row = move |turn: &crate::episode::Turn| {
-                TrainRow::sample(turn.prompt.clone(), turn.action.clone(), &turn.logprobs, advantage)
-            };
-            episode.turns.iter().map(row).collect::<Vec<_>>()
-        };
-        told.flat_map(row).collect()
+    /// Whether the loss has a term for the distance to the base.
+    fn is_pulled_to_base(&self, method: Method) -> bool {
+        self.kl > 0.0 && matches!(method, Method::Rloo | Method::Grpo)
     }
 
     /// What `method` minimises.
@@ -159,9 +147,71 @@ impl Source<'_> {
             Method::Rloo => loss::policy_gradient,
             Method::Grpo => |tokens| loss::clipped_ratio(tokens, loss::Clip::default()),
         };
-        if kl == 0.0 {
+        if !self.is_pulled_to_base(method) {
             return Box::new(objective);
         }
         Box::new(move |tokens| Ok((objective(tokens)? + (loss::kl_to_base(tokens)? * kl)?)?))
+    }
+}
+
+/// The rows of a group of samples of one item. An episode without an advantage (a failure under RAFT, a whole group of equal
+/// rewards) adds nothing to the gradient and has no row, unless its distance to the base counts (`pulled`).
+fn learn_from(method: Method, group: &[Episode], pulled: bool) -> Vec<TrainRow> {
+    let rewards: Vec<f32> = group.iter().map(|episode| episode.reward).collect();
+    let advantages = match method {
+        Method::Sft => unreachable!("supervised learning samples nothing"),
+        Method::Raft => rewards.iter().map(|&reward| f32::from(reward >= SUCCESS)).collect(),
+        Method::Rloo => leave_one_out(&rewards),
+        Method::Grpo => group_normalised(&rewards),
+    };
+    let told = group.iter().zip(advantages).filter(|(_, advantage)| pulled || *advantage != 0.0);
+    let row = |(episode, advantage): (&Episode, f32)| {
+        let row =
+            move |turn: &Turn| TrainRow::sample(turn.prompt.clone(), turn.action.clone(), &turn.logprobs, advantage);
+        episode.turns.iter().map(row).collect::<Vec<_>>()
+    };
+    told.flat_map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_episodes_that_tell_something_are_trained_on() {
+        let group = |rewards: &[f32]| -> Vec<Episode> {
+            let episode = |(i, &reward): (u32, &f32)| {
+                let turn = Turn { prompt: vec![1], action: vec![i], logprobs: vec![-0.5], generation: None };
+                Episode {
+                    env: "reverse".into(),
+                    item: "0f".into(),
+                    wording: 0,
+                    turns: vec![turn],
+                    reward,
+                    strict: reward == 1.0,
+                    lenient: false,
+                    feedback: None,
+                }
+            };
+            (0..).zip(rewards).map(episode).collect()
+        };
+        // Which samples have a row; 0.7 and a third are not exact in binary.
+        let rows: [(Method, &[f32], bool, &[u32]); 10] = [
+            (Method::Raft, &[0.0, 1.0, 0.5], false, &[1]),
+            (Method::Rloo, &[0.0, 1.0, 0.0], false, &[0, 1, 2]),
+            (Method::Grpo, &[0.0, 1.0, 0.0], false, &[0, 1, 2]),
+            (Method::Grpo, &[0.0, 0.5, 1.0], false, &[0, 2]),
+            (Method::Rloo, &[0.7; 7], false, &[]),
+            (Method::Grpo, &[0.7; 7], false, &[]),
+            (Method::Rloo, &[1.0 / 3.0; 3], false, &[]),
+            (Method::Grpo, &[1.0 / 3.0; 3], false, &[]),
+            (Method::Rloo, &[1.0; 2], true, &[0, 1]),
+            (Method::Grpo, &[0.0; 2], true, &[0, 1]),
+        ];
+        for (method, rewards, pulled, expected) in rows {
+            let rows = learn_from(method, &group(rewards), pulled);
+            let found: Vec<u32> = rows.iter().map(|row| row.completion[0]).collect();
+            assert_eq!(found, expected, "{method} {rewards:?}");
+        }
     }
 }
