@@ -1,7 +1,5 @@
 """tests/golden/text/*.json: token ids and rendered conversations of the programs that own the formats.
 
-record_text.py SMOLLM2_FOLDER: the folder is what transformers writes for the default model's GGUF file (tokenizer and template).
-
 smollm2.json  the real tokenizer and template, from transformers. Its GGUF conversion forgets that this tokenizer splits digits
               (`tokenizer.ggml.pre` is smollm; the tokenizer.json on the hub begins with Digits), so the step is put back here.
 tiny.json     one byte-level vocabulary under every rule of cutting, by `tokenizers`; one SentencePiece vocabulary, by
@@ -10,13 +8,14 @@ tiny.json     one byte-level vocabulary under every rule of cutting, by `tokeniz
 import io
 import json
 import pathlib
-import sys
 
 import sentencepiece
 import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers.integrations.gguf import gguf_tokenizer_mapping as mapping
 from transformers.tokenization_utils_base import generate_merges
+
+from smollm2 import folder
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "text"
@@ -211,5 +210,5 @@ def llama_2(tokens: list[str], scores: list[float]) -> Tokenizer:
     return tokenizer
 
 
-smollm2(sys.argv[1])
+smollm2(folder())
 write("tiny", byte_level=byte_level(), sentence_piece=sentence_piece())
