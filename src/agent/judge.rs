@@ -9,6 +9,9 @@ use crate::{
 };
 use std::sync::Arc;
 
+/// Items of each form of question that is reported apart.
+pub(super) const APART_ITEMS: usize = 64;
+
 /// Items of a split, the same for every run and every skill, so that figures can be compared.
 pub fn fixed_items(env: &dyn Environment, split: Split, level: u32, count: usize) -> Result<Vec<Item>, AgentError> {
     fixed_items_of(env, &Query::new(split, level), count)

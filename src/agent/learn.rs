@@ -3,9 +3,9 @@
 
 use super::{
     AgentError, Base, Play,
-    budget::{Budget, Spent},
+    budget::{Budget, Next, ToJudge},
     gate::Decision,
-    judge::{fixed_items, judge},
+    judge::{APART_ITEMS, fixed_items, forms_apart, judge},
     measure::Grades,
     method::{Source, WARMUP_STEPS, sampled_tokens},
     play,
@@ -28,8 +28,8 @@ const PROBE_SAMPLES: u64 = 8;
 const PASS_MIN: f64 = 0.25;
 /// A checkpoint is at most this much work behind, in seconds.
 const CHECKPOINT_SECONDS: f64 = 15.0;
-/// Steps after which the time that a step takes is known well enough to plan by.
-const CALIBRATION_STEPS: usize = 4;
+/// Validation items by which the time is measured that judging takes: a whole batch of the engine's.
+const TIMED_ITEMS: usize = 64;
 
 /// What is to be learned, from what, under which name.
 pub struct Lesson<'a> {
@@ -102,10 +102,6 @@ pub(super) struct Life<'a> {
     pub(super) newborn: Option<Arc<ActiveAdapter>>,
     born: Instant,
     saved: Instant,
-    /// Seconds of each training step of this sitting.
-    step_seconds: Vec<f64>,
-    /// Seconds that judging on validation and test items took at birth.
-    judging_seconds: f64,
 }
 
 impl<'a> Life<'a> {
@@ -135,17 +131,7 @@ impl<'a> Life<'a> {
             validation: fixed_items(*env, Split::Validation, recipe.level, recipe.validation_items)?,
             test: fixed_items(*env, Split::Test, recipe.level, recipe.test_items)?,
         };
-        Ok(Self {
-            lesson,
-            config,
-            run,
-            exam,
-            newborn,
-            born,
-            saved: born,
-            step_seconds: Vec::new(),
-            judging_seconds: 0.0,
-        })
+        Ok(Self { lesson, config, run, exam, newborn, born, saved: born })
     }
 
     pub(super) fn seed(&self) -> Seed {
@@ -190,7 +176,7 @@ impl<'a> Life<'a> {
         let newborn = self.newborn.clone();
         let validation = self.judge(&self.exam.validation.clone(), newborn.clone(), report)?;
         let test = self.judge(&self.exam.test.clone(), newborn, report)?;
-        self.judging_seconds = start.elapsed().as_secs_f64();
+        self.run.progress.pace.born(validation.len() + test.len(), start.elapsed().as_secs_f64());
         let (method, why, warmup) = self.choose_method(report)?;
         report.note(&format!("learner {method}: {why}"));
         self.run.progress.birth = Some(Birth { validation, test, method, why, warmup });
@@ -245,46 +231,37 @@ impl<'a> Life<'a> {
         self.run.progress.birth.as_ref().expect("training follows birth")
     }
 
-    /// Steps to take in all, as far as that is known now.
-    fn steps(&mut self) -> usize {
-        let (method, warmup) = (self.birth().method, self.birth().warmup);
-        if let Some(planned) = self.run.progress.planned {
-            return planned;
-        }
-        let default = method.defaults().steps + warmup;
-        let budget = self.lesson.recipe.budget.unwrap_or(Budget::Steps(default));
-        let done = self.run.progress.step;
-        if matches!(budget, Budget::Seconds(_)) && self.step_seconds.len() < CALIBRATION_STEPS {
-            // Warm-up of the learning rate: the plan is not needed yet.
-            return done + CALIBRATION_STEPS;
-        }
-        let mut sorted = self.step_seconds.clone();
-        sorted.sort_by(f64::total_cmp);
-        let step = sorted.get(sorted.len() / 2).copied().unwrap_or(0.0);
-        let planned = budget.steps(done, Spent { total: self.seconds(), step, reserve: self.judging_seconds });
-        self.run.progress.planned = Some(planned);
-        planned
+    /// What there is to do now.
+    fn next(&mut self) -> Next {
+        let Birth { method, warmup, .. } = *self.birth();
+        let budget = self.lesson.recipe.budget.unwrap_or(Budget::Steps(method.defaults().steps + warmup));
+        let apart = forms_apart(self.lesson.env).len() * APART_ITEMS;
+        let exam = self.exam.validation.len() + self.exam.test.len();
+        let (now, done) = (self.seconds(), self.run.progress.step);
+        self.run.progress.pace.next(budget, now, done, ToJudge { newborn: apart, learned: exam + apart })
     }
 
-    /// Whether a budget in time has no room for another step.
-    fn out_of_time(&self) -> bool {
-        let last = self.step_seconds.last().copied().unwrap_or(0.0);
-        match self.lesson.recipe.budget {
-            Some(Budget::Seconds(seconds)) => self.seconds() + last + self.judging_seconds > seconds,
-            _ => false,
-        }
+    /// Measures how long the adapter as it stands takes to be judged. How it does is not looked at.
+    fn time_judging(&mut self, report: &mut dyn Report) -> Result<(), AgentError> {
+        let start = Instant::now();
+        let items: Vec<Item> = self.exam.validation.iter().take(TIMED_ITEMS).cloned().collect();
+        self.judge(&items, Some(self.active()), report)?;
+        self.run.progress.pace.judged(items.len(), start.elapsed().as_secs_f64());
+        Ok(())
     }
 
     fn train(&mut self, report: &mut dyn Report) -> Result<(), AgentError> {
         loop {
-            let steps = self.steps();
+            let steps = match self.next() {
+                Next::Step(steps) => steps,
+                Next::Probe => {
+                    self.time_judging(report)?;
+                    continue;
+                }
+                Next::Judge => return self.checkpoint(),
+            };
             let step = self.run.progress.step;
-            if step >= steps || (step > 0 && self.out_of_time()) {
-                return self.checkpoint();
-            }
-            let start = Instant::now();
             let detail = self.step(step, steps, report)?;
-            self.step_seconds.push(start.elapsed().as_secs_f64());
             report.progress(Progress {
                 phase: Phase::Training,
                 label: self.lesson.name.as_str(),

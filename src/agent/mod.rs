@@ -30,6 +30,6 @@ pub use learn::{Learned, Lesson, learn};
 pub use measure::{Grades, improvement, wilson};
 pub use play::{Play, play};
 pub use recipe::{Method, Recipe, UnknownMethod};
-pub use route::Routed;
+pub use route::{Routed, routing_features};
 pub use score::Scored;
 pub use session::Session;

@@ -3,7 +3,7 @@
 use super::{
     AgentError, Learned, Lesson,
     gate::Decision,
-    judge::{fixed_items_of, forms_apart},
+    judge::{APART_ITEMS, fixed_items_of, forms_apart},
     learn::Life,
     measure::Grades,
     route::routing_features,
@@ -18,8 +18,6 @@ use crate::{
 };
 use std::{collections::BTreeMap, sync::Arc};
 
-/// Items of each form of question that is reported apart.
-const APART_ITEMS: usize = 64;
 /// Prompts that the router knows a skill by: some ten already separate skills (docs/log.md).
 const ROUTING_PROMPTS: usize = 16;
 
@@ -101,7 +99,11 @@ impl Life<'_> {
         let theta = self.run.learner.theta().to_vec();
         let lora = LoraWeights::new(self.config.clone(), base.spec(), theta)?;
         let ids = |items: &[Item]| items.iter().map(|item| item.id.to_string()).collect::<Vec<_>>();
-        let settings = serde_json::to_value(recipe).expect("a recipe is JSON");
+        let mut settings = serde_json::to_value(recipe).expect("a recipe is JSON");
+        if !self.run.progress.pace.plans.is_empty() {
+            // (steps taken, steps in all) of each plan: what the learning rate followed under a budget in time.
+            settings["plans"] = serde_json::json!(self.run.progress.pace.plans);
+        }
         let provenance = self.run.settle(Provenance {
             env: Some(EnvId {
                 name: info.name.clone(),
@@ -148,8 +150,8 @@ impl Life<'_> {
         let Lesson { base, env, recipe, .. } = self.lesson;
         let query = Query::new(Split::Train, recipe.level);
         let items = envs::items(*env, &query, Seed::new(0).purpose("routing prompts"), ROUTING_PROMPTS)?;
-        let prompts = items.iter().map(|item| base.prompt_ids(env.start(item)?.observe()));
-        routing_features(base, &prompts.collect::<Result<Vec<_>, AgentError>>()?)
+        let said = items.iter().map(|item| Ok(env.start(item)?.observe().to_vec()));
+        routing_features(base, &said.collect::<Result<Vec<_>, AgentError>>()?)
     }
 }
 

@@ -18,11 +18,17 @@ pub struct Routed {
     pub choice: Option<Arc<Generation>>,
 }
 
-/// Mean middle-layer states of prompts, as the library keeps them with a generation.
-pub(super) fn routing_features(base: &Base, prompts: &[Vec<u32>]) -> Result<RoutingFeatures, AgentError> {
-    let layer = layer(base.spec());
-    let rows = pooled(base, prompts)?;
-    Ok(RoutingFeatures::new(layer, &rows).expect("the model gives finite rows of one width"))
+/// Mean middle-layer states of prompts, each the conversation before a reply, as the library keeps them with a generation.
+///
+/// # Errors
+/// If the model cannot take a prompt.
+///
+/// # Panics
+/// Without a prompt.
+pub fn routing_features(base: &Base, conversations: &[Vec<Message>]) -> Result<RoutingFeatures, AgentError> {
+    let prompts = conversations.iter().map(|messages| base.prompt_ids(messages)).collect::<Result<Vec<_>, _>>()?;
+    let rows = pooled(base, &prompts)?;
+    Ok(RoutingFeatures::new(layer(base.spec()), &rows).expect("the model gives finite rows of one width"))
 }
 
 fn pooled(base: &Base, prompts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, AgentError> {
@@ -32,8 +38,7 @@ fn pooled(base: &Base, prompts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, AgentError
 
 /// A router that knows no skill yet, only what belongs to none.
 fn untaught(base: &Base) -> Result<Router, AgentError> {
-    let prompts = BACKGROUND.iter().map(|prompt| base.prompt_ids(&[Message::user(*prompt)]));
-    let background = routing_features(base, &prompts.collect::<Result<Vec<_>, _>>()?)?;
+    let background = routing_features(base, &BACKGROUND.map(|prompt| vec![Message::user(prompt)]))?;
     Ok(Router::new(base.id.clone(), background, Settings::default())?)
 }
 

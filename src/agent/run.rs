@@ -3,6 +3,7 @@
 
 use super::{
     AgentError,
+    budget::Pace,
     measure::Grades,
     recipe::{Method, Recipe},
 };
@@ -59,8 +60,8 @@ pub(super) struct Birth {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Progress {
     pub(super) birth: Option<Birth>,
-    /// Steps in all, once that is known.
-    pub(super) planned: Option<usize>,
+    /// How many steps there will be.
+    pub(super) pace: Pace,
     /// Steps taken, those without anything to learn included.
     pub(super) step: usize,
     pub(super) sampled_tokens: u64,

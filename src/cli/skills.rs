@@ -1,13 +1,19 @@
-//! `socius skills`: what the library holds, in and out of it. Never asks a model anything.
+//! `socius skills`: what the library holds, in and out of it. Never samples, never trains.
 
 use super::{Terminal, answer::versioned, flags::BaseFlags, text};
 use crate::{
-    common::{Home, Report},
+    agent::routing_features,
+    common::{Home, Message, Report},
+    envs,
     library::{Export, Generation, Import, Library, Listing, Score, SkillName, SkillRef, SkillSummary},
 };
+use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use std::path::PathBuf;
+
+/// More prompts than this teach the router nothing new, and each is read by the base.
+const PROMPTS_MAX: usize = 64;
 
 /// List, inspect, export, import and remove skills
 #[derive(clap::Args)]
@@ -66,8 +72,12 @@ Examples:
     /// Make a skill of an adapter that another program trained
     #[command(after_help = "\
 Examples:
-  socius skills import ./my-peft-adapter --name summarise
-  socius skills import adapter.gguf --name summarise --description 'one-line summaries'")]
+  socius skills import ./my-peft-adapter --name summarise --prompts prompts.jsonl
+  socius skills import adapter.gguf --name summarise --description 'one-line summaries'
+
+The router knows a skill by prompts like those that it was trained on: ten or so, each a line
+{\"prompt\": \"…\"} or {\"messages\": [{\"role\": \"user\", \"content\": \"…\"}, …]}. Without them the
+skill runs only when it is asked for by name.")]
     Import {
         /// A PEFT folder or a GGUF adapter
         path: PathBuf,
@@ -77,6 +87,9 @@ Examples:
         /// What it is for, in a sentence
         #[arg(long, default_value = "")]
         description: String,
+        /// JSON lines of prompts that it is for: what the router knows it by (the first 64 count)
+        #[arg(long, value_name = "FILE")]
+        prompts: Option<PathBuf>,
         #[command(flatten)]
         base: BaseFlags,
     },
@@ -125,9 +138,12 @@ pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> 
             terminal.lines(files.iter().map(|file| file.display().to_string()))?;
             Ok(json!({ "name": generation.manifest.name, "generation": generation.id, "files": files }))
         }
-        Action::Import { path, name, description, base } => {
+        Action::Import { path, name, description, prompts, base } => {
             let name = name.map_or_else(|| name_of(&path), Ok)?;
+            let prompts = prompts.map(read_prompts).transpose()?;
             let base = base.open(terminal)?.base;
+            let routing = prompts.map(|prompts| routing_features(&base, &prompts)).transpose()?;
+            let unknown = routing.is_none();
             let generation = library.import(Import {
                 path: &path,
                 name,
@@ -135,12 +151,15 @@ pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> 
                 base: &base.id,
                 spec: base.spec(),
                 aliases: &base.aliases,
-                routing: None,
+                routing,
                 created: jiff::Timestamp::now(),
             })?;
             terminal.line(format!("{} is now a skill", versioned(&generation)))?;
-            terminal
-                .note("it came without example prompts: it runs when asked for by name, the router does not know it");
+            if unknown {
+                terminal.note(
+                    "the router does not know it: it runs when asked for by name (import it again with --prompts FILE)",
+                );
+            }
             Ok(json!(SkillSummary::from(&*generation)))
         }
         Action::Remove { name } => {
@@ -149,6 +168,14 @@ pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> 
             Ok(json!({ "removed": name }))
         }
     }
+}
+
+/// The prompts that the router is to know a skill by.
+fn read_prompts(path: PathBuf) -> anyhow::Result<Vec<Vec<Message>>> {
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let mut prompts = envs::prompts(&text).with_context(|| path.display().to_string())?;
+    prompts.truncate(PROMPTS_MAX);
+    Ok(prompts)
 }
 
 fn name_of(path: &std::path::Path) -> anyhow::Result<SkillName> {
@@ -225,6 +252,8 @@ fn show(generation: &Generation, terminal: &mut Terminal) -> anyhow::Result<Valu
         cost.steps, cost.sampled_tokens, cost.trained_tokens, cost.seconds
     );
     add("cost", (cost.steps > 0).then_some(spent));
+    let router = if manifest.blobs.routing.is_some() { "knows it" } else { "does not know it: ask for it by name" };
+    add("router", Some(router.to_owned()));
     add("gate", Some(provenance.gate.reasons.join("; ")));
     terminal.lines(text::table(&rows))?;
     let mut value = serde_json::to_value(manifest)?;

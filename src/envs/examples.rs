@@ -3,7 +3,7 @@
 
 use super::{Draw, EnvError, Environment, Form, Grade, HeldOut, Info, Item, Level, Outcome, Session, Wordings};
 use crate::common::{Digest, Message, Role};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -54,6 +54,56 @@ impl Line {
     }
 }
 
+/// A prompt as users write it: of a line of examples the reply does not count.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum PromptLine {
+    Prompt { prompt: String },
+    Conversation { messages: Vec<Message> },
+}
+
+impl PromptLine {
+    fn check(self) -> Result<Vec<Message>, &'static str> {
+        let mut messages = match self {
+            Self::Prompt { prompt } => vec![Message::user(prompt)],
+            Self::Conversation { messages } => messages,
+        };
+        messages.pop_if(|last| last.role == Role::Assistant);
+        if messages.is_empty() { Err("nothing is said in it") } else { Ok(messages) }
+    }
+}
+
+/// Conversations up to a reply, from JSON lines, each `{"prompt": …}` or `{"messages": […]}`; a reply at the end is left out, so
+/// that lines of examples serve too.
+///
+/// # Errors
+/// The first line that is neither, or that there is no line at all.
+pub fn prompts(text: &str) -> Result<Vec<Vec<Message>>, ExampleError> {
+    let expected = r#"{"prompt": "…"} or {"messages": [{"role": "user", "content": "…"}, …]}"#;
+    read_lines(text, expected, PromptLine::check)
+}
+
+/// What every line that is not blank says; at least one.
+fn read_lines<L: DeserializeOwned, T>(
+    text: &str,
+    expected: &str,
+    check: fn(L) -> Result<T, &'static str>,
+) -> Result<Vec<T>, ExampleError> {
+    let mut found = Vec::new();
+    for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let fault = |what: String| ExampleError { line: i + 1, what };
+        let parsed: L = serde_json::from_str(line).map_err(|error| {
+            let why = if error.is_data() { String::new() } else { format!(" ({error})") };
+            fault(format!("{expected} is expected{why}"))
+        })?;
+        found.push(check(parsed).map_err(|what| fault(what.into()))?);
+    }
+    match found.is_empty() {
+        true => Err(ExampleError { line: 0, what: "there is no line in it".into() }),
+        false => Ok(found),
+    }
+}
+
 /// Examples as an environment: strict and lenient are both the whole reply, but for surrounding white space.
 pub struct Examples {
     info: Info,
@@ -67,21 +117,8 @@ impl Examples {
     /// # Errors
     /// The first line that is neither, or that there is no line at all.
     pub fn parse(name: &str, text: &str) -> Result<Self, ExampleError> {
-        let mut examples = Vec::new();
-        for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            let fault = |what: String| ExampleError { line: i + 1, what };
-            let parsed: Line = serde_json::from_str(line).map_err(|error| {
-                let expected =
-                    r#"{"prompt": "…", "completion": "…"} or {"messages": [{"role": "user", "content": "…"}, …]}"#;
-                let why = if error.is_data() { String::new() } else { format!(" ({error})") };
-                fault(format!("{expected} is expected{why}"))
-            })?;
-            examples.push(parsed.check().map_err(|what| fault(what.into()))?);
-        }
-        if examples.is_empty() {
-            return Err(ExampleError { line: 0, what: "there is no example in it".into() });
-        }
-        Ok(Self::new(name, &examples, Digest::of(text)))
+        let expected = r#"{"prompt": "…", "completion": "…"} or {"messages": [{"role": "user", "content": "…"}, …]}"#;
+        Ok(Self::new(name, &read_lines(text, expected, Line::check)?, Digest::of(text)))
     }
 
     fn new(name: &str, examples: &[Example], digest: Digest) -> Self {
@@ -214,7 +251,7 @@ mod tests {
     #[test]
     fn a_bad_line_is_named_with_what_is_expected() {
         for (text, line, what) in [
-            ("", 0, "no example"),
+            ("", 0, "no line"),
             ("{\"prompt\": \"a\"}", 1, "is expected"),
             ("{\"prompt\": \"a\", \"completion\": \" \"}", 1, "reply is empty"),
             ("\n[", 2, "is expected"),
@@ -223,6 +260,26 @@ mod tests {
             ("{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\"}]}", 1, "before the reply"),
         ] {
             let error = Examples::parse("x", text).err().expect(text);
+            assert!(error.line == line && error.what.contains(what), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn prompts_are_read_with_and_without_replies() {
+        let text = r#"
+            {"prompt": "a?"}
+            {"prompt": "a?", "completion": "b"}
+            {"messages": [{"role": "user", "content": "a?"}]}
+            {"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]}
+        "#;
+        assert_eq!(prompts(text).unwrap(), vec![vec![Message::user("a?")]; 4]);
+        for (text, line, what) in [
+            ("", 0, "no line"),
+            ("\n{\"completion\": \"b\"}", 2, "is expected"),
+            ("{\"messages\": []}", 1, "nothing is said"),
+            ("{\"messages\": [{\"role\": \"assistant\", \"content\": \"b\"}]}", 1, "nothing is said"),
+        ] {
+            let error = prompts(text).unwrap_err();
             assert!(error.line == line && error.what.contains(what), "{text:?}: {error}");
         }
     }

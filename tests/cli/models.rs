@@ -170,6 +170,12 @@ fn an_adapter_imports_under_a_name_and_exports_for_others() {
     assert!(files["files"][0].as_str().unwrap().ends_with("mine.gguf"));
     let back = place.json(&["skills", "import", files["files"][0].as_str().unwrap(), "--name", "back"]);
     assert_eq!(back["bytes"], imported["bytes"], "the same adapter");
+    let candidates = |place: &Place| place.json(&["route", "Sum up: a b c"])["scores"].to_string();
+    assert!(!candidates(&place).contains("mine"), "without prompts the router does not know it");
+    let prompts = place.path("prompts.jsonl");
+    std::fs::write(&prompts, "{\"prompt\": \"Sum up: a b\"}\n{\"prompt\": \"Sum up: c d\"}\n").unwrap();
+    place.json(&["skills", "import", &adapter, "--name", "mine", "--prompts", &prompts]);
+    assert!(candidates(&place).contains("mine") && !candidates(&place).contains("back"));
 }
 
 #[cfg(unix)]
