@@ -69,6 +69,12 @@ impl Base {
         Ok(self.text.prompt_ids(messages)?)
     }
 
+    /// What every conversation that a user opens begins with: the template's own words.
+    pub fn preamble(&self) -> Result<Vec<u32>, AgentError> {
+        let [a, b] = ["a", "b"].map(|text| self.prompt_ids(&[Message::user(text)]));
+        Ok(a?.into_iter().zip(b?).take_while(|(a, b)| a == b).map(|(a, _)| a).collect())
+    }
+
     /// Text as plain text: whatever it spells, no token of it is special.
     pub fn plain_ids(&self, text: &str) -> Result<Vec<u32>, AgentError> {
         Ok(self.text.tokenizer.encode(text, Specials::Plain)?)

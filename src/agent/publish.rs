@@ -6,7 +6,7 @@ use super::{
     judge::{APART_ITEMS, fixed_items_of, forms_apart},
     learn::Life,
     measure::Grades,
-    route::routing_features,
+    route::{ROUTING_PROMPTS, routing_features},
 };
 use crate::{
     common::{Report, Seed},
@@ -17,9 +17,6 @@ use crate::{
     lora::LoraWeights,
 };
 use std::{collections::BTreeMap, sync::Arc};
-
-/// Prompts that the router knows a skill by: some ten already separate skills (docs/log.md).
-const ROUTING_PROMPTS: usize = 16;
 
 /// What judging the learned adapter found.
 struct Verdict {

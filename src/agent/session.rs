@@ -42,7 +42,7 @@ impl Session {
         match skill {
             SkillChoice::None => Ok(None),
             SkillChoice::Named(skill) => Ok(Some(self.library.show(skill)?)),
-            // Knowing what belongs to no skill costs a pass over the background prompts: not worth it where there is no choice.
+            // Knowing what belongs to no skill may cost a pass over the background prompts: not worth it where there is no choice.
             SkillChoice::Auto if !self.has_routable_skills()? => Ok(None),
             SkillChoice::Auto => Ok(self.route(&[prompt.to_vec()])?.remove(0).choice),
         }

@@ -49,6 +49,11 @@ impl Home {
     pub fn runs(&self) -> PathBuf {
         self.root.join("runs")
     }
+
+    /// What can be computed again, and is kept because that takes seconds.
+    pub fn derived(&self) -> PathBuf {
+        self.root.join("derived")
+    }
 }
 
 #[cfg(test)]
@@ -59,7 +64,7 @@ mod tests {
     fn a_home_is_absolute_and_everything_lies_inside_it() {
         let home = Home::at("some/folder");
         assert!(home.root().is_absolute() && home.root().ends_with("some/folder"));
-        for inside in [home.models(), home.library(), home.runs()] {
+        for inside in [home.models(), home.library(), home.runs(), home.derived()] {
             assert!(inside.starts_with(home.root()));
         }
     }

@@ -16,7 +16,7 @@ pub use sampler::Sampling;
 
 use socius_models::{Batch, KvSequence, Model, ModelError, Row};
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     ops::ControlFlow,
     sync::Arc,
 };
@@ -205,8 +205,10 @@ impl Engine {
         Ok(Some(completions))
     }
 
-    /// Mean residual stream after `layer` layers of the base over each prompt: one `[hidden]` a prompt.
-    pub fn pooled(&self, prompts: &[&[u32]], layer: usize) -> Result<Vec<Vec<f32>>, EngineError> {
+    /// Mean residual stream after `layer` layers of the base over each prompt: one `[hidden]` a prompt. The tokens that a prompt
+    /// begins with in common with `preamble` are seen but not counted (the last token always is), and those of a step are
+    /// computed once.
+    pub fn pooled(&self, preamble: &[u32], prompts: &[&[u32]], layer: usize) -> Result<Vec<Vec<f32>>, EngineError> {
         prompts.iter().try_for_each(|prompt| self.check_tokens(prompt))?;
         let layers = self.model.spec().layers;
         if layer > layers {
@@ -216,8 +218,11 @@ impl Engine {
         let mut rest = prompts;
         while !rest.is_empty() {
             let (now, later) = rest.split_at(fitting(rest, self.limits.tokens_per_step));
-            let batch = Batch::new(now.iter().map(|prompt| Row::new(prompt)));
-            states.extend(self.model.pooled(&batch, layer)?);
+            let (mut batch, mut preambles) = (Batch::default(), BTreeMap::new());
+            let rows: Vec<usize> =
+                now.iter().map(|prompt| push(&mut batch, &mut preambles, preamble, prompt)).collect();
+            let mut means = self.model.pooled(&batch, layer)?;
+            states.extend(rows.into_iter().map(|row| std::mem::take(&mut means[row])));
             rest = later;
         }
         Ok(states)
@@ -299,6 +304,15 @@ fn unfinished(request: &Request) -> Vec<Completion> {
         generation: generation.clone(),
     };
     request.samples.clone().map(completion).collect()
+}
+
+/// Adds `prompt` to `batch` as a continuation of what it has in common with `preamble`, and returns its row. `preambles` are the
+/// rows of beginnings that stand in the batch, by their length.
+fn push(batch: &mut Batch, preambles: &mut BTreeMap<usize, usize>, preamble: &[u32], prompt: &[u32]) -> usize {
+    let common = preamble.iter().zip(&prompt[..prompt.len() - 1]).take_while(|(a, b)| a == b).count();
+    let (beginning, own) = prompt.split_at(common);
+    let prefix = (common > 0).then(|| *preambles.entry(common).or_insert_with(|| batch.push(Row::new(beginning))));
+    batch.push(Row { position: common, prefix, ..Row::new(own) })
 }
 
 /// How many of `prompts`, at least one, hold no more than `tokens` together.

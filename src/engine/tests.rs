@@ -194,9 +194,28 @@ fn pooled_states_do_not_depend_on_how_prompts_are_packed() {
     let model = model();
     let prompts: Vec<_> = (0..7).map(|i| prompt(3 + 2 * i, i as u64)).collect();
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    let preamble = &prompts[6][..4];
     let narrow = Limits { tokens_per_step: 12, rows_max: 1, ..Limits::default() };
-    let wide = Engine::new(model.clone(), Limits::default()).pooled(&prompts, 2).unwrap();
-    assert_eq!(Engine::new(model.clone(), narrow).pooled(&prompts, 2).unwrap(), wide);
+    let wide = Engine::new(model.clone(), Limits::default()).pooled(preamble, &prompts, 2).unwrap();
+    assert_eq!(Engine::new(model.clone(), narrow).pooled(preamble, &prompts, 2).unwrap(), wide);
     assert_eq!((wide.len(), wide[0].len()), (7, model.spec().hidden));
-    assert!(Engine::new(model, narrow).pooled(&prompts, 4).is_err());
+    assert!(Engine::new(model, narrow).pooled(preamble, &prompts, 4).is_err());
+}
+
+#[test]
+fn what_prompts_begin_with_in_common_is_seen_but_not_counted() {
+    let model = model();
+    let engine = Engine::new(model.clone(), Limits::default());
+    let preamble = prompt(6, 1);
+    let pooled = |preamble: &[u32], prompt: &[u32]| engine.pooled(preamble, &[prompt], 2).unwrap().remove(0);
+    let (whole, other) = ([&preamble[..], &[7, 8, 9]].concat(), [&preamble[..4], &[90, 91, 92]].concat());
+    for (prompt, common) in [(&whole, 6), (&other, 4), (&preamble, 5)] {
+        let (all, beginning) = (pooled(&[], prompt), pooled(&[], &prompt[..common]));
+        let (n, own) = (prompt.len() as f32, pooled(&preamble, prompt));
+        for i in 0..all.len() {
+            let expected = (n * all[i] - common as f32 * beginning[i]) / (n - common as f32);
+            assert!((own[i] - expected).abs() < 1e-3, "{} is not {expected}", own[i]);
+        }
+    }
+    assert_eq!(engine.pooled(&preamble, &[&whole, &other], 2).unwrap(), [&whole, &other].map(|p| pooled(&preamble, p)));
 }

@@ -44,14 +44,19 @@ impl RoutingFeatures {
         }
     }
 
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
+    /// A safetensors file.
+    pub fn to_bytes(&self) -> Vec<u8> {
         let bytes: Vec<u8> = self.values.iter().flat_map(|value| value.to_le_bytes()).collect();
         let shape = vec![self.values.len() / self.hidden, self.hidden];
         let view = TensorView::new(Dtype::F32, shape, &bytes).expect("the values fill their shape");
         safetensors::serialize([(TENSOR, view)], None).expect("one well-formed tensor")
     }
 
-    pub(super) fn from_bytes(bytes: &[u8], layer: usize) -> Result<Self, String> {
+    /// From [`RoutingFeatures::to_bytes`]; `layer` is kept apart from the file.
+    ///
+    /// # Errors
+    /// In words, if that is not what `bytes` are.
+    pub fn from_bytes(bytes: &[u8], layer: usize) -> Result<Self, String> {
         let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
         let tensor = file.tensor(TENSOR).map_err(|error| error.to_string())?;
         let (&[_, hidden], Dtype::F32) = (tensor.shape(), tensor.dtype()) else {

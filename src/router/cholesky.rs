@@ -29,7 +29,7 @@ impl Cholesky {
     }
 
     /// `L⁻¹ x`, whose squared length is `xᵀ A⁻¹ x`.
-    pub(super) fn half_solve(&self, x: &[f64]) -> Vec<f64> {
+    fn half_solve(&self, x: &[f64]) -> Vec<f64> {
         let mut y = Vec::with_capacity(self.size);
         for row in 0..self.size {
             let own = &self.lower[row * self.size..][..=row];

@@ -1,12 +1,13 @@
-//! The ridge classifier, solved: scores for a prompt, and the threshold below which the base is better. Never sees names.
+//! The ridge classifier, solved: scores of a prompt, on a scale of each skill's own. Never sees names.
 //!
-//! With centred unit rows X, one-hot targets Y and `A = XᵀX + λ·tr(XᵀX)/d · I`, the score of skill c for a row x is
-//! `(x − μ)ᵀ A⁻¹ (S_c − n_c μ) + n_c / n`, S_c and n_c being the sum and number of its rows: ridge regression with a free intercept
-//! (Hastie, Tibshirani & Friedman, *The Elements of Statistical Learning*, 3.4.1). A prompt costs one solve and one product.
+//! With centred unit rows X, one-hot targets Y, row weights W and `A = XᵀWX + λ·tr(XᵀWX)/d · I`, the raw score of skill c for a row x
+//! is `(x − μ)ᵀ A⁻¹ (S_c − n_c μ) + n_c / n`, S_c and n_c being the sum and number of its rows: weighted ridge regression with a
+//! free intercept (Hastie, Tibshirani & Friedman, *The Elements of Statistical Learning*, 3.4.1). A prompt costs one solve and one
+//! product.
 //!
-//! What a model without some rows g would say of them has a closed form too, `ŷ = y − (I − H_gg)⁻¹ (y − Hy)` with the hat matrix
-//! H (same book, 7.10). Without one row it calibrates a prompt's own skill and the background; without all rows of a skill it
-//! says how prompts of a task that nobody has learned would score.
+//! What a model without one row would say of it has a closed form, `ŷ = y − (y − s) / (1 − h)` with the row's leverage
+//! `h = w (xᵀ A⁻¹ x + 1/n)` (same book, 7.10). From it comes each skill's scale: what its own prompts score when each is left out,
+//! or more, if background prompts would otherwise pass for it.
 
 use super::{
     Settings,
@@ -16,16 +17,17 @@ use super::{
 use crate::library::RoutingFeatures;
 use rayon::prelude::*;
 
-/// Calibration looks at no more skills than this, evenly spread, so that its cost stays linear in the size of the catalogue.
-const CALIBRATION_SKILLS_MAX: usize = 256;
+/// Scales are measured on no more prompts than this, evenly spread over each skill's: some 0.15 ms each at width 576.
+const SCALE_PROMPTS_MAX: usize = 4096;
 
 #[derive(Clone, Debug)]
 pub(super) struct Fit {
     factor: Cholesky,
     mean: Vec<f64>,
     count: f64,
+    /// Of a background row; a skill's row weighs 1.
+    weight: f64,
     skills: Vec<Target>,
-    pub(super) threshold: f64,
 }
 
 #[derive(Clone, Debug)]
@@ -34,98 +36,86 @@ struct Target {
     centred: Vec<f64>,
     /// `n_c / n`.
     share: f64,
+    /// The raw score that counts as 1.
+    scale: f64,
+}
+
+/// What a fit is made from.
+pub(super) struct Data<'a> {
+    /// The sum over all skills.
+    pub(super) statistics: &'a Statistics,
+    pub(super) skills: &'a [&'a RoutingFeatures],
+    pub(super) background: &'a RoutingFeatures,
+    pub(super) background_statistics: &'a Statistics,
 }
 
 impl Fit {
-    /// Solves for `skills` against `background`, of both of which `statistics` is the sum.
-    pub(super) fn new(
-        statistics: &Statistics,
-        skills: &[&RoutingFeatures],
-        background: &RoutingFeatures,
-        settings: Settings,
-    ) -> Self {
-        let (mean, count) = (statistics.mean(), statistics.count());
+    /// Solves for the skills against the background, which weighs at least as much as they do together: what belongs to no skill
+    /// does not become rare because there are many.
+    pub(super) fn new(data: &Data<'_>, settings: Settings) -> Self {
+        let weight = (data.statistics.count() / data.background_statistics.count()).max(1.0);
+        let all = data.statistics.plus(data.background_statistics, weight);
+        let (mean, count) = (all.mean(), all.count());
         let target = |features: &&RoutingFeatures| {
             let rows = features.rows().len() as f64;
             let centred = sum(features).iter().zip(&mean).map(|(sum, mean)| sum - rows * mean).collect();
-            Target { centred, share: rows / count }
+            Target { centred, share: rows / count, scale: 1.0 }
         };
-        let targets = skills.par_iter().map(target).collect();
-        let factor = Cholesky::new(statistics.ridged(settings.lambda), mean.len());
-        let mut fit = Self { factor, mean, count, skills: targets, threshold: 1.0 };
-        if !skills.is_empty() {
-            fit.threshold = fit.calibrate(skills, background, settings);
-        }
+        let skills = data.skills.par_iter().map(target).collect();
+        let factor = Cholesky::new(all.ridged(settings.lambda), mean.len());
+        let mut fit = Self { factor, mean, count, weight, skills };
+        let scales = fit.scales(data, settings);
+        fit.skills.iter_mut().zip(scales).for_each(|(skill, scale)| skill.scale = scale);
         fit
     }
 
     /// One score a skill, in their order.
     pub(super) fn scores(&self, row: &[f32]) -> Vec<f64> {
-        self.scores_of(&self.centre(row))
+        let weights = self.factor.solve(&self.centre(row));
+        self.skills.iter().map(|skill| skill.raw(&weights) / skill.scale).collect()
     }
 
     fn centre(&self, row: &[f32]) -> Vec<f64> {
         unit(row).iter().zip(&self.mean).map(|(value, mean)| value - mean).collect()
     }
 
-    fn scores_of(&self, centred: &[f64]) -> Vec<f64> {
-        let weights = self.factor.solve(centred);
-        self.skills.iter().map(|skill| dot(&weights, &skill.centred) + skill.share).collect()
+    /// See [`Settings::strangers`].
+    fn scales(&self, data: &Data<'_>, settings: Settings) -> Vec<f64> {
+        let rows: Vec<&[f32]> = data.background.rows().collect();
+        let strangers: Vec<Vec<f64>> = rows.par_iter().map(|row| self.left_out_background(row)).collect();
+        let stride = (data.statistics.count() as usize).div_ceil(SCALE_PROMPTS_MAX).max(1);
+        let scale = |(skill, features): (usize, &&RoutingFeatures)| {
+            let own = features.rows().step_by(stride).map(|row| self.left_out(skill, row)).collect();
+            let strangers = strangers.iter().map(|scores| scores[skill]).collect();
+            // A model that knows nothing scores a skill's share.
+            let least = self.skills[skill].share;
+            quantile(own, 0.5).max(quantile(strangers, 1.0 - settings.strangers) / settings.accept).max(least)
+        };
+        data.skills.par_iter().enumerate().map(scale).collect()
     }
 
-    /// See [`Settings::abstain`] and [`Settings::own_min`].
-    fn calibrate(&self, skills: &[&RoutingFeatures], background: &RoutingFeatures, settings: Settings) -> f64 {
-        let stride = skills.len().div_ceil(CALIBRATION_SKILLS_MAX);
-        let sampled: Vec<usize> = (0..skills.len()).step_by(stride).collect();
-        let left_out: Vec<LeftOut> = sampled.par_iter().map(|&skill| self.leave_out(skill, skills[skill])).collect();
-        let rows: Vec<&[f32]> = background.rows().collect();
-        let mut strangers: Vec<f64> = rows.par_iter().map(|row| self.leave_out_background(row)).collect();
-        strangers.extend(left_out.iter().flat_map(|left_out| &left_out.best_others));
-        let own = left_out.into_iter().flat_map(|left_out| left_out.own).collect();
-        quantile(strangers, settings.abstain).max(settings.own_min * quantile(own, 0.5))
-    }
-
-    fn leave_out(&self, skill: usize, features: &RoutingFeatures) -> LeftOut {
-        let centred: Vec<Vec<f64>> = features.rows().map(|row| self.centre(row)).collect();
-        let halves: Vec<Vec<f64>> = centred.iter().map(|row| self.factor.half_solve(row)).collect();
-        let scores: Vec<Vec<f64>> = centred.iter().map(|row| self.scores_of(row)).collect();
-        let size = centred.len();
-        let hat = |i: usize, j: usize| dot(&halves[i], &halves[j]) + 1.0 / self.count;
-        let own = (0..size).map(|i| 1.0 - (1.0 - scores[i][skill]) / (1.0 - hat(i, i))).collect();
-
-        let mut matrix = vec![0.0; size * size];
-        for i in 0..size {
-            for j in 0..=i {
-                matrix[i * size + j] = f64::from(u8::from(i == j)) - hat(i, j);
-            }
-        }
-        let without = Cholesky::new(matrix, size);
-        let mut best = vec![f64::NEG_INFINITY; size];
-        for other in (0..self.skills.len()).filter(|&other| other != skill) {
-            let column: Vec<f64> = scores.iter().map(|row| row[other]).collect();
-            for (best, score) in best.iter_mut().zip(without.solve(&column)) {
-                *best = best.max(score);
-            }
-        }
-        best.retain(|score| score.is_finite()); // A lone skill has no others.
-        LeftOut { own, best_others: best }
-    }
-
-    /// The best skill's score for a background row, had the row not been there.
-    fn leave_out_background(&self, row: &[f32]) -> f64 {
+    /// The raw score that a skill would give a row of its own, had the row not been there.
+    fn left_out(&self, skill: usize, row: &[f32]) -> f64 {
         let centred = self.centre(row);
-        let half = self.factor.half_solve(&centred);
-        let hat = dot(&half, &half) + 1.0 / self.count;
-        self.scores_of(&centred).into_iter().fold(f64::NEG_INFINITY, f64::max) / (1.0 - hat)
+        let weights = self.factor.solve(&centred);
+        let leverage = dot(&weights, &centred) + 1.0 / self.count;
+        1.0 - (1.0 - self.skills[skill].raw(&weights)) / (1.0 - leverage)
+    }
+
+    /// Every skill's raw score of a background row, had the row not been there.
+    fn left_out_background(&self, row: &[f32]) -> Vec<f64> {
+        let centred = self.centre(row);
+        let weights = self.factor.solve(&centred);
+        let leverage = self.weight * (dot(&weights, &centred) + 1.0 / self.count);
+        self.skills.iter().map(|skill| skill.raw(&weights) / (1.0 - leverage)).collect()
     }
 }
 
-/// What the model would say of a skill's rows without them.
-struct LeftOut {
-    /// The skill's own score of each row, without that row.
-    own: Vec<f64>,
-    /// The best of the other skills' scores of each row, without all of the skill's rows.
-    best_others: Vec<f64>,
+impl Target {
+    /// The score of a row of which `weights` is `A⁻¹ (x − μ)`.
+    fn raw(&self, weights: &[f64]) -> f64 {
+        dot(weights, &self.centred) + self.share
+    }
 }
 
 /// Linear interpolation between order statistics.
@@ -141,72 +131,94 @@ mod tests {
     use super::super::testing::cluster;
     use super::*;
 
-    fn fit(skills: &[&RoutingFeatures], background: &RoutingFeatures) -> Fit {
-        let mut statistics = Statistics::new(background.hidden);
-        skills.iter().chain([&background]).for_each(|features| statistics.update(features, 1.0));
-        Fit::new(&statistics, skills, background, Settings::default())
+    fn statistics(all: &[&RoutingFeatures]) -> Statistics {
+        let mut statistics = Statistics::new(5);
+        all.iter().for_each(|features| statistics.update(features, 1.0));
+        statistics
+    }
+
+    fn fit(skills: &[&RoutingFeatures], background: &RoutingFeatures, lambda: f64) -> Fit {
+        let (own, strangers) = (statistics(skills), statistics(&[background]));
+        let data = Data { statistics: &own, skills, background, background_statistics: &strangers };
+        Fit::new(&data, Settings { lambda, ..Settings::default() })
+    }
+
+    /// Skills of 6 and 5 rows, and a background of 5, which therefore weighs 2.2 a row.
+    fn data() -> [RoutingFeatures; 3] {
+        [cluster(1, 0, 6, 5), cluster(2, 3, 5, 5), cluster(3, 1, 5, 5)]
     }
 
     #[test]
-    fn a_score_is_that_of_ridge_regression_by_gradient_descent() {
-        let (a, b, background) = (cluster(1, 0, 6, 5), cluster(2, 3, 5, 5), cluster(3, 1, 9, 5));
-        let fit = fit(&[&a, &b], &background);
+    fn a_score_is_that_of_weighted_ridge_regression_by_gradient_descent() {
+        let [a, b, background] = data();
+        let fit = fit(&[&a, &b], &background, 1.0);
         let all: Vec<Vec<f64>> =
             [&a, &b, &background].iter().flat_map(|f| f.rows()).map(|row| fit.centre(row)).collect();
-        let trace: f64 = all.iter().flatten().map(|value| value * value).sum();
+        let weight = |i: usize| if i < 11 { 1.0 } else { 2.2 };
+        let trace: f64 = (0..).zip(&all).map(|(i, row)| weight(i) * dot(row, row)).sum();
         for (class, rows) in [(0, 0..6), (1, 6..11)] {
-            let share = rows.len() as f64 / 20.0;
+            let share = rows.len() as f64 / 22.0;
             let mut weights = vec![0.0; 5];
             for _ in 0..20_000 {
                 let mut gradient: Vec<f64> = weights.iter().map(|w| trace / 5.0 * w).collect();
                 for (i, row) in all.iter().enumerate() {
-                    let error = dot(&weights, row) + share - f64::from(u8::from(rows.contains(&i)));
+                    let error = weight(i) * (dot(&weights, row) + share - f64::from(u8::from(rows.contains(&i))));
                     gradient.iter_mut().zip(row).for_each(|(g, x)| *g += error * x);
                 }
                 weights.iter_mut().zip(&gradient).for_each(|(w, g)| *w -= 0.5 / trace * g);
             }
             let probe = [0.3, -1.0, 2.0, 0.1, 0.7];
             let expected = dot(&weights, &fit.centre(&probe)) + share;
-            assert!((fit.scores(&probe)[class] - expected).abs() < 1e-9);
+            assert!((fit.scores(&probe)[class] * fit.skills[class].scale - expected).abs() < 1e-9);
         }
+    }
+
+    /// `features` without row `i`.
+    fn without(features: &RoutingFeatures, i: usize) -> RoutingFeatures {
+        let mut rest = features.clone();
+        rest.values.drain(5 * i..5 * (i + 1));
+        rest
     }
 
     #[test]
     fn leaving_out_in_closed_form_is_leaving_out_in_fact() {
-        let (a, b, background) = (cluster(1, 0, 6, 5), cluster(2, 3, 5, 5), cluster(3, 1, 9, 5));
-        let whole = fit(&[&a, &b], &background);
-        // The same ridge, which would otherwise change a little with the rows.
-        let refit = |statistics: &Statistics, skills: &[&RoutingFeatures]| {
-            let mut all = Statistics::new(5);
-            [&a, &b, &background].iter().for_each(|features| all.update(features, 1.0));
+        let [a, b, background] = data();
+        let whole = fit(&[&a, &b], &background, 1.0);
+        // The same weight and the same ridge, which would otherwise change a little with the rows.
+        let refit = |skills: [&RoutingFeatures; 2], background: &RoutingFeatures| {
             let ridge = |s: &Statistics, lambda| s.ridged(lambda)[0] - s.ridged(0.0)[0];
-            let lambda = ridge(&all, 1.0) / ridge(statistics, 1.0);
-            Fit::new(statistics, skills, &background, Settings { lambda, ..Settings::default() })
-        };
-        let row = |features: &RoutingFeatures, i: usize| {
-            let values = features.rows().nth(i).unwrap().to_vec();
-            RoutingFeatures { layer: features.layer, hidden: features.hidden, values }
+            let sum = |skills: &[&RoutingFeatures], background: &RoutingFeatures| {
+                statistics(skills).plus(&statistics(&[background]), whole.weight)
+            };
+            let (all, rest) = (sum(&[&a, &b], &data()[2]), sum(&skills, background));
+            let lambda = ridge(&all, 1.0) / ridge(&rest, 1.0);
+            let (mean, count) = (rest.mean(), rest.count());
+            let target = |features: &RoutingFeatures| {
+                let rows = features.rows().len() as f64;
+                let centred = super::sum(features).iter().zip(&mean).map(|(sum, mean)| sum - rows * mean).collect();
+                Target { centred, share: rows / count, scale: 1.0 }
+            };
+            let skills = skills.map(target).into();
+            Fit { factor: Cholesky::new(rest.ridged(lambda), 5), mean, count, weight: whole.weight, skills }
         };
         let near = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-9, "{found} is not {expected}");
 
-        let mut without_a = Statistics::new(5);
-        [&b, &background].iter().for_each(|features| without_a.update(features, 1.0));
-        let left_out = whole.leave_out(0, &a);
-        for (i, best) in left_out.best_others.iter().enumerate() {
-            near(*best, refit(&without_a, &[&b]).scores(&row(&a, i).values)[0]);
+        let row = a.rows().nth(2).unwrap();
+        near(whole.left_out(0, row), refit([&without(&a, 2), &b], &background).scores(row)[0]);
+        let row = background.rows().nth(4).unwrap();
+        let expected = refit([&a, &b], &without(&background, 4)).scores(row);
+        for (found, expected) in whole.left_out_background(row).into_iter().zip(expected) {
+            near(found, expected);
         }
-        let mut without_row = Statistics::new(5);
-        [&a, &b, &background].iter().for_each(|features| without_row.update(features, 1.0));
-        without_row.update(&row(&a, 2), -1.0);
-        let rest = RoutingFeatures { values: [&a.values[..10], &a.values[15..]].concat(), ..a.clone() };
-        near(left_out.own[2], refit(&without_row, &[&rest, &b]).scores(&row(&a, 2).values)[0]);
+    }
 
-        let mut without_row = Statistics::new(5);
-        [&a, &b, &background].iter().for_each(|features| without_row.update(features, 1.0));
-        without_row.update(&row(&background, 4), -1.0);
-        let probe = row(&background, 4).values;
-        let best = refit(&without_row, &[&a, &b]).scores(&probe).into_iter().fold(f64::MIN, f64::max);
-        near(whole.leave_out_background(&probe), best);
+    #[test]
+    fn a_skill_whose_prompts_are_like_the_background_takes_few_of_them() {
+        let [a, b, background] = data();
+        let alike = cluster(9, 1, 6, 5);
+        let fit = fit(&[&a, &b, &alike], &background, 1.0);
+        let taken = background.rows().filter(|row| fit.left_out_background(row)[2] > 0.4 * fit.skills[2].scale);
+        assert!(taken.count() <= 1);
     }
 
     #[test]

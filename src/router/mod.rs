@@ -1,8 +1,9 @@
 //! Which skill a prompt calls for, if any: features × the library's catalogue → choice. Pure; never sees text, files or a model.
 //!
-//! Features are the mean hidden state of a middle layer of the base over the prompt in its chat template ([`layer`]). A ridge
-//! classifier with a class of background prompts scores every skill, and a calibrated threshold leaves the rest to the base.
-//! Skills come and go by adding to and subtracting from the classifier's sufficient statistics.
+//! Features are the mean hidden state of a middle layer of the base ([`layer`]) over the prompt, without what every prompt begins
+//! with. A ridge classifier with a class of background prompts scores every skill, on a scale on which a prompt of its own scores
+//! about 1; what reaches the threshold for none is left to the base. Skills come and go by adding to and subtracting from the
+//! classifier's sufficient statistics.
 
 mod background;
 mod cholesky;
@@ -17,7 +18,7 @@ use crate::{
     common::Digest,
     library::{BaseId, Catalogue, RoutingFeatures, SkillName},
 };
-use fit::Fit;
+use fit::{Data, Fit};
 use serde::Serialize;
 use socius_models::Spec;
 use statistics::Statistics;
@@ -26,9 +27,10 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-/// The layer whose output features are taken from: 14 of SmolLM2's 30, where routing was best, and the same fraction elsewhere.
+/// The layer whose output features are taken from: 12 of SmolLM2's 30, where routing was best (docs/log.md), and the same fraction
+/// elsewhere.
 pub fn layer(spec: &Spec) -> usize {
-    spec.layers * 14 / 30
+    spec.layers * 12 / 30
 }
 
 /// How the classifier is regularised and when it abstains.
@@ -36,18 +38,17 @@ pub fn layer(spec: &Spec) -> usize {
 pub struct Settings {
     /// Ridge, in units of the mean eigenvalue of the centred Gram matrix.
     pub lambda: f64,
-    /// The part of strangers that must stay below the threshold. Strangers are the background prompts, each scored by a model
-    /// without it, and the prompts of each skill, scored by a model without that skill.
-    pub abstain: f64,
-    /// The threshold is at least this part of the median score that skills give their own prompts (each left out in turn): with
-    /// few skills there are few strangers.
-    pub own_min: f64,
+    /// The score that the best skill must reach, where 1 is the median score of its own prompts, each left out in turn.
+    pub accept: f64,
+    /// No skill may take more than this part of the background prompts (each left out in turn). A skill that would, because its
+    /// prompts are few or like everyone's, has its scores scaled down until it does not.
+    pub strangers: f64,
 }
 
 impl Default for Settings {
-    /// Chosen on SmolLM2-135M-Instruct over twelve tasks with ten prompts each.
+    /// Chosen on SmolLM2-135M-Instruct over the built-in environments with 64 prompts each (docs/log.md).
     fn default() -> Self {
-        Self { lambda: 1.0, abstain: 0.85, own_min: 0.3 }
+        Self { lambda: 0.2, accept: 0.38, strangers: 0.02 }
     }
 }
 
@@ -87,7 +88,7 @@ pub struct Skipped {
 pub struct Scored {
     /// The skill.
     pub skill: SkillName,
-    /// About 1 for its own prompts, about 0 for others.
+    /// About 1 for its own prompts, about 0 for others'.
     pub score: f64,
 }
 
@@ -117,6 +118,8 @@ pub struct Router {
     background: RoutingFeatures,
     settings: Settings,
     skills: BTreeMap<SkillName, Skill>,
+    background_statistics: Statistics,
+    /// Of all skills.
     statistics: Statistics,
     /// Solved when it is next needed.
     fit: OnceLock<Fit>,
@@ -128,11 +131,12 @@ impl Router {
     /// # Errors
     /// If `background` has no row or a value that is not finite.
     pub fn new(base: BaseId, background: RoutingFeatures, settings: Settings) -> Result<Self, RouterError> {
-        let mut statistics = Statistics::new(background.hidden);
         check(&background, background.layer, background.hidden)?;
-        statistics.update(&background, 1.0);
+        let statistics = Statistics::new(background.hidden);
+        let mut background_statistics = statistics.clone();
+        background_statistics.update(&background, 1.0);
         let skills = BTreeMap::new();
-        Ok(Self { base, background, settings, skills, statistics, fit: OnceLock::new() })
+        Ok(Self { base, background, settings, skills, background_statistics, statistics, fit: OnceLock::new() })
     }
 
     /// Follows `catalogue`: skills that are new come, others go, changed ones are replaced. Returns those that cannot be routed
@@ -195,16 +199,18 @@ impl Router {
         check(&prompt, self.background.layer, self.background.hidden)?;
         let fit = self.fit.get_or_init(|| {
             let skills: Vec<&RoutingFeatures> = self.skills.values().map(|skill| &*skill.features).collect();
-            Fit::new(&self.statistics, &skills, &self.background, self.settings)
+            let (background, background_statistics) = (&self.background, &self.background_statistics);
+            let data = Data { statistics: &self.statistics, skills: &skills, background, background_statistics };
+            Fit::new(&data, self.settings)
         });
         let names = self.skills.keys().cloned();
         let mut scores: Vec<Scored> =
             names.zip(fit.scores(features)).map(|(skill, score)| Scored { skill, score }).collect();
         // The sort is stable and the map in order, so equal scores stay in the order of names.
         scores.sort_by(|a, b| b.score.total_cmp(&a.score));
-        let choice = scores.first().filter(|best| best.score >= fit.threshold).map(|best| best.skill.clone());
+        let choice = scores.first().filter(|best| best.score >= self.settings.accept).map(|best| best.skill.clone());
         let generation = choice.as_ref().map(|name| self.skills[name].generation);
-        Ok(Route { choice, generation, scores, threshold: fit.threshold })
+        Ok(Route { choice, generation, scores, threshold: self.settings.accept })
     }
 
     /// Names and generations that can be routed to, by name.

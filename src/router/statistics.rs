@@ -2,6 +2,7 @@
 //! rows, not skills.
 
 use crate::library::RoutingFeatures;
+use rayon::prelude::*;
 
 /// Count, sum and Gram matrix of unit feature rows.
 #[derive(Clone, Debug)]
@@ -20,15 +21,27 @@ impl Statistics {
 
     /// Adds every row of `features` `sign` times: 1 when a skill comes, −1 when it goes.
     pub(super) fn update(&mut self, features: &RoutingFeatures, sign: f64) {
-        for row in features.rows().map(unit) {
-            self.count += sign;
-            for i in 0..self.hidden {
-                self.sum[i] += sign * row[i];
+        let rows: Vec<Vec<f64>> = features.rows().map(unit).collect();
+        self.count += sign * rows.len() as f64;
+        for row in &rows {
+            self.sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += sign * value);
+        }
+        self.gram.par_chunks_exact_mut(self.hidden).enumerate().for_each(|(i, gram)| {
+            for row in &rows {
                 let factor = sign * row[i];
-                for (gram, value) in self.gram[i * self.hidden..][..=i].iter_mut().zip(&row) {
-                    *gram += factor * value;
-                }
+                gram[..=i].iter_mut().zip(row).for_each(|(gram, value)| *gram += factor * value);
             }
+        });
+    }
+
+    /// These rows, and `weight` times those of `other`.
+    pub(super) fn plus(&self, other: &Self, weight: f64) -> Self {
+        let add = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a + weight * b).collect();
+        Self {
+            hidden: self.hidden,
+            count: self.count + weight * other.count,
+            sum: add(&self.sum, &other.sum),
+            gram: add(&self.gram, &other.gram),
         }
     }
 
