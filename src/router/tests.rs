@@ -6,7 +6,7 @@ use super::{
 };
 use crate::library::CatalogueEntry;
 
-const HIDDEN: usize = 48;
+const HIDDEN: usize = 144;
 
 fn base() -> BaseId {
     BaseId { name: "tiny".into(), digest: Digest::of("weights"), tokenizer: Digest::of("tokenizer") }
@@ -17,7 +17,7 @@ fn name(i: u64) -> SkillName {
 }
 
 fn empty() -> Router {
-    Router::new(base(), scattered(99, 60, HIDDEN), Settings::default()).unwrap()
+    Router::new(base(), scattered(99, 300, HIDDEN), Settings::default()).unwrap()
 }
 
 fn add(router: &mut Router, i: u64) {
