@@ -1,10 +1,11 @@
 //! Tokens a second of a training step and of decode, on random weights of SmolLM2-135M's shape:
-//! `cargo run --release -p socius-models --example throughput`.
+//! `cargo run --release -p socius-models --example throughput`. With the path of a checkpoint: decode of one row of it, its
+//! weights in bf16 and as they are quantised.
 
 use candle_core::Device;
 use socius_models::{
-    Adapter, Batch, Dtype, HeadGradient, Layout, Model, Projection, RandomSource, Row, Spec, Target, TargetTokens,
-    random_values,
+    Adapter, Batch, Checkpoint, Dtype, HeadGradient, Layout, Model, Projection, RandomSource, Row, Spec, Target,
+    TargetTokens, random_values,
 };
 use std::time::Instant;
 
@@ -12,6 +13,24 @@ const LEARNERS: usize = 32;
 const RANK: usize = 16;
 
 fn main() {
+    match std::env::args().nth(1) {
+        Some(path) => checkpoint(&path),
+        None => random(),
+    }
+}
+
+fn checkpoint(path: &str) {
+    let checkpoint = Checkpoint::open(path).expect("a checkpoint");
+    for dtype in [Dtype::Bf16, Dtype::Quantised] {
+        println!("{dtype:?}");
+        let model = Model::load(checkpoint.spec.clone(), &checkpoint, &Device::Cpu, dtype).expect("its weights load");
+        for (rows, context) in [(1, 1), (1, 128), (1, 512), (32, 128)] {
+            decode(&model, &[], rows, context);
+        }
+    }
+}
+
+fn random() {
     let spec = Spec {
         vocab: 49_152,
         hidden: 576,
@@ -92,7 +111,7 @@ fn decode(model: &Model, adapters: &[Adapter<'_>], rows: usize, context: usize) 
     let prefill = start.elapsed().as_secs_f64();
     let wanted: Vec<usize> = (0..rows).collect();
     let mut best = f64::INFINITY;
-    for step in 0..12 {
+    for step in 0..24 {
         let next = [step as u32];
         let row = |row| Row { position: context + step, ..Row::new(&next).under(adapter(row)) };
         let batch = Batch::new((0..rows).map(row));

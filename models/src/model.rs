@@ -13,6 +13,10 @@ use std::sync::{Arc, OnceLock};
 pub enum Dtype {
     /// bf16 weights and linear inputs, f32 accumulation and residual stream.
     Bf16,
+    /// Weights as the checkpoint quantised them, never unpacked, and linear inputs in int8 with a scale for each 32, in every
+    /// forward pass; backward passes take the same weights in bf16, as are weights that the checkpoint has not quantised (or
+    /// in a format without a kernel). On the CPU: elsewhere it is [`Dtype::Bf16`].
+    Quantised,
     /// f32 throughout.
     F32,
     /// f64 throughout: reference path only, for finite differences.
@@ -145,7 +149,9 @@ impl Model {
         sequences: &mut [&mut KvSequence],
         wanted: &[usize],
     ) -> Result<Vec<f32>, ModelError> {
-        self.decoder.forward(batch, adapters, sequences, wanted)
+        // Inside the pool for all of the step: a kernel called from outside would wake a worker and wait for it, 150 times a
+        // step, which took an eighth of decoding one row.
+        rayon::scope(|_| self.decoder.forward(batch, adapters, sequences, wanted))
     }
 
     /// Mean over each row's tokens of the residual stream after `layer` layers, under no adapter: one `[hidden]` a row. Runs

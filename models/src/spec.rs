@@ -2,6 +2,7 @@
 
 use crate::ModelError;
 use candle_core::Tensor;
+use socius_kernels::quantised::Quantised;
 
 /// The gate's nonlinearity in the MLP half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,4 +192,9 @@ pub trait TensorSource {
     /// The tensor in `slot`, as f32 on the CPU, in the orientation and row order of the Hugging Face implementation
     /// (GGUF's permuted Q and K rows already put back), of the shape that [`Spec::shape`] gives.
     fn read(&self, slot: Slot) -> Result<Tensor, ModelError>;
+
+    /// The same linear as it is stored, if it is quantised in a format that the kernels keep.
+    fn read_quantised(&self, _: Slot) -> Result<Option<Quantised>, ModelError> {
+        Ok(None)
+    }
 }

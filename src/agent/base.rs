@@ -50,14 +50,16 @@ impl Base {
             detail: "",
         };
         report.progress(loading(0));
+        // Quantised weights have kernels on the CPU only.
+        let dtype = if place.is_cpu() || choice.dtype != Dtype::Quantised { choice.dtype } else { Dtype::Bf16 };
         let checkpoint = Checkpoint::open(&local.path)?;
         let text = Text::open(&checkpoint)?;
-        let model = Arc::new(Model::load(checkpoint.spec.clone(), &checkpoint, &place, choice.dtype)?);
+        let model = Arc::new(Model::load(checkpoint.spec.clone(), &checkpoint, &place, dtype)?);
         report.progress(loading(local.bytes));
         // Adapters that we export name the unquantised original, as other programs expect.
         let hub = local.card.and_then(|card| card.base_name());
         let id = BaseId { name: hub.unwrap_or(&local.name).to_owned(), digest: local.digest, tokenizer: text.digest() };
-        Ok(Self { model, text, id, aliases: vec![local.name.clone()], dtype: choice.dtype })
+        Ok(Self { model, text, id, aliases: vec![local.name.clone()], dtype })
     }
 
     /// The architecture.

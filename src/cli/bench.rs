@@ -211,7 +211,8 @@ fn prefill(work: Prefill, common: &Common, terminal: &mut Terminal) -> anyhow::R
 }
 
 fn decode(name: &'static str, work: &Decode, common: &Common, terminal: &mut Terminal) -> anyhow::Result<Value> {
-    let session = common.base.open(terminal)?;
+    // One row is an answer, as `generate` gives it; many are what learning and evaluation run.
+    let session = if work.batch == 1 { common.base.open_to_answer(terminal)? } else { common.base.open(terminal)? };
     let adapters = work.adapters(session.base.spec())?;
     let seconds = common.clock(terminal).median(|| work.run(&session.base.model, &adapters))?;
     let found = Found {
@@ -265,6 +266,7 @@ impl Found {
 fn dtype(dtype: Dtype) -> &'static str {
     match dtype {
         Dtype::Bf16 => "bf16",
+        Dtype::Quantised => "quantised",
         Dtype::F32 => "f32",
         Dtype::F64 => "f64",
     }

@@ -122,22 +122,28 @@ fn texts_and_conversations_have_the_token_ids_of_transformers() {
 }
 
 #[test]
-fn text_has_the_logprobs_of_transformers_and_bf16_stays_near_them() {
+fn text_has_the_logprobs_of_transformers_and_every_form_of_the_weights_stays_near_them() {
     let trace: Trace = trace("smollm2.json");
-    let (exact, bf16) = (exact(&trace.gguf_sha256), load(&trace.gguf_sha256, Dtype::Bf16));
-    let (mut worst, mut divergences) = (0.0_f32, Vec::new());
-    for window in &trace.windows {
-        let read = &window.tokens[..window.tokens.len() - 1];
-        let (p, q) = (distributions(exact, read), distributions(&bf16, read));
-        worst = worst.max(window.difference(&p));
-        divergences.extend(p.iter().zip(&q).map(|(p, q)| divergence(p, q)));
-    }
-    let mean = divergences.iter().sum::<f64>() / divergences.len() as f64;
-    let largest = divergences.iter().copied().fold(0.0, f64::max);
-    println!("f32: {worst:.1e} nats at most; bf16: KL {mean:.2e} mean, {largest:.1e} at most");
-    assert_eq!(divergences.len(), 2000);
+    let exact = exact(&trace.gguf_sha256);
+    let read = |window: &Window| window.tokens[..window.tokens.len() - 1].to_vec();
+    let expected: Vec<_> = trace.windows.iter().map(|window| distributions(exact, &read(window))).collect();
+    let differences = trace.windows.iter().zip(&expected).map(|(window, p)| window.difference(p));
+    let worst = differences.fold(0.0, f32::max);
+    println!("f32: {worst:.1e} nats at most");
     assert!(worst <= LOGPROB_DIFFERENCE_MAX, "f32: {worst:e}");
-    assert!(mean <= BF16_KL_MAX, "bf16: {mean:e}");
+    for (dtype, mean_max) in [(Dtype::Bf16, BF16_KL_MAX), (Dtype::Quantised, QUANTISED_KL_MAX)] {
+        let model = load(&trace.gguf_sha256, dtype);
+        let mut divergences = Vec::new();
+        for (window, p) in trace.windows.iter().zip(&expected) {
+            let q = distributions(&model, &read(window));
+            divergences.extend(p.iter().zip(&q).map(|(p, q)| divergence(p, q)));
+        }
+        let mean = divergences.iter().sum::<f64>() / divergences.len() as f64;
+        let largest = divergences.iter().copied().fold(0.0, f64::max);
+        println!("{dtype:?}: KL {mean:.2e} mean, {largest:.1e} at most");
+        assert_eq!(divergences.len(), 2000);
+        assert!(mean <= mean_max, "{dtype:?}: {mean:e}");
+    }
 }
 
 #[test]

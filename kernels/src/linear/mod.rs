@@ -13,6 +13,9 @@
 //! Error against exact arithmetic on the rounded operands: every product of two bf16 is exact in f32, each of the `in`
 //! additions rounds once, and f32 products round once more, so
 //! `|y − exact| ≤ 2(in+2)·2⁻²⁴·(|y₀| + Σ|x||w|) + in·2⁻¹²⁶` (the last term: `vdpbf16ps` flushes subnormals to 0).
+//!
+//! A weight may also stay quantised: then `y` is what [`crate::quantised`] says, however many rows there are, and `dx` is taken
+//! of the same weights rounded to bf16 (rounding of activations, to bf16 or int8, counts as the identity in both).
 
 mod multiply;
 mod packed;
@@ -23,6 +26,7 @@ pub(crate) use multiply::{Job, Operand, Product, run, with_operands};
 pub(crate) use packed::Packed;
 pub use reference::reference;
 
+use crate::quantised::{self, Quantised};
 use crate::simd::{self, LANES, Variant};
 use std::sync::OnceLock;
 
@@ -51,10 +55,17 @@ pub enum Write {
 /// A frozen `[out, in]` weight, packed once.
 ///
 /// Memory: `out · in` values of 2 bytes (bf16) or 4 (f32), `out` rounded up to 16. [`backward_input`] needs the transpose too,
-/// which is packed at its first call: as much again, only in processes that train.
+/// which is packed at its first call: as much again, only in processes that train. A quantised weight takes its quantised bytes
+/// instead, and its transpose is bf16.
 pub struct PackedLinear {
-    forward: Packed,
+    forward: Form,
     transposed: OnceLock<Packed>,
+}
+
+/// What the forward pass reads.
+enum Form {
+    Packed(Packed),
+    Quantised(Quantised),
 }
 
 impl PackedLinear {
@@ -67,29 +78,48 @@ impl PackedLinear {
     pub(crate) fn scaled(weight: &[f32], (outputs, inputs): (usize, usize), scale: f32, kept: WeightType) -> Self {
         assert_eq!(weight.len(), outputs * inputs, "a weight of [{outputs}, {inputs}]");
         let forward = Packed::new((outputs, inputs), kept, |output, input| scale * weight[output * inputs + input]);
-        Self { forward, transposed: OnceLock::new() }
+        Self { forward: Form::Packed(forward), transposed: OnceLock::new() }
+    }
+
+    /// Keeps a weight as the checkpoint quantised it.
+    pub fn from_quantised(weight: Quantised) -> Self {
+        Self { forward: Form::Quantised(weight), transposed: OnceLock::new() }
     }
 
     /// Rows of the weight.
     pub fn outputs(&self) -> usize {
-        self.forward.outputs
+        match &self.forward {
+            Form::Packed(packed) => packed.outputs,
+            Form::Quantised(weight) => weight.outputs(),
+        }
     }
 
     /// Columns of the weight.
     pub fn inputs(&self) -> usize {
-        self.forward.inputs
+        match &self.forward {
+            Form::Packed(packed) => packed.inputs,
+            Form::Quantised(weight) => weight.inputs(),
+        }
     }
 
-    /// What the weight is kept as.
+    /// What the weight is kept as; if it is quantised, what its transpose is.
     pub fn weight_type(&self) -> WeightType {
-        self.forward.kept()
+        match &self.forward {
+            Form::Packed(packed) => packed.kept(),
+            Form::Quantised(_) => WeightType::Bf16,
+        }
     }
 
     /// Row `output` of the (rounded) weight: the embedding of a token when the output head is tied to it.
     pub fn row(&self, output: usize, row: &mut [f32]) {
         assert!(output < self.outputs() && row.len() == self.inputs(), "row {output} of [{}, _]", self.outputs());
-        for (input, value) in row.iter_mut().enumerate() {
-            *value = self.forward.at(output, input);
+        match &self.forward {
+            Form::Quantised(weight) => weight.row(output, row),
+            Form::Packed(packed) => {
+                for (input, value) in row.iter_mut().enumerate() {
+                    *value = packed.at(output, input);
+                }
+            }
         }
     }
 
@@ -98,16 +128,32 @@ impl PackedLinear {
         self.transposed();
     }
 
-    /// As the forward pass reads it.
-    pub(crate) fn forward(&self) -> &Packed {
-        &self.forward
+    /// As the forward pass reads it, if it is not quantised.
+    pub(crate) fn packed(&self) -> Option<&Packed> {
+        match &self.forward {
+            Form::Packed(packed) => Some(packed),
+            Form::Quantised(_) => None,
+        }
+    }
+
+    /// As the forward pass reads it, if it is quantised.
+    pub(crate) fn quantised(&self) -> Option<&Quantised> {
+        match &self.forward {
+            Form::Packed(_) => None,
+            Form::Quantised(weight) => Some(weight),
+        }
     }
 
     /// As [`backward_input`] reads it.
     pub(crate) fn transposed(&self) -> &Packed {
-        let of = &self.forward;
-        self.transposed
-            .get_or_init(|| Packed::new((of.inputs, of.outputs), of.kept(), |output, input| of.at(input, output)))
+        let shape = (self.inputs(), self.outputs());
+        self.transposed.get_or_init(|| match &self.forward {
+            Form::Packed(packed) => Packed::new(shape, packed.kept(), |output, input| packed.at(input, output)),
+            Form::Quantised(weight) => {
+                let values = weight.values();
+                Packed::new(shape, WeightType::Bf16, |output, input| values[input * shape.0 + output])
+            }
+        })
     }
 }
 
@@ -134,13 +180,23 @@ fn forward_as(variant: Variant, x: &[f32], rows: usize, outputs: &mut [Output<'_
     let Some(first) = outputs.first() else { return };
     let (inputs, kept) = (first.weight.inputs(), first.weight.weight_type());
     assert!(outputs.iter().all(|output| output.weight.inputs() == inputs), "linears over one input");
-    with_operands(variant, &[(x, inputs)], kept, |operands| {
-        let mut jobs = Vec::with_capacity(outputs.len());
-        for Output { weight, y } in outputs {
-            jobs.push(Job::new(rows, vec![weight.forward().of_all(operands[0], rows)], y));
+    let (mut packed, mut quantised) = (Vec::new(), Vec::new());
+    for Output { weight, y } in outputs {
+        match &weight.forward {
+            Form::Packed(weight) => packed.push((weight, &mut **y)),
+            Form::Quantised(weight) => quantised.push((weight, &mut **y)),
         }
-        run(variant, &jobs, write);
-    });
+    }
+    quantised::forward_as(variant, x, rows, &mut quantised, write);
+    if !packed.is_empty() {
+        with_operands(variant, &[(x, inputs)], kept, |operands| {
+            let mut jobs = Vec::with_capacity(packed.len());
+            for (weight, y) in packed {
+                jobs.push(Job::new(rows, vec![weight.of_all(operands[0], rows)], y));
+            }
+            run(variant, &jobs, write);
+        });
+    }
 }
 
 fn backward_input_as(

@@ -4,7 +4,8 @@
 //! LoRA (Hu et al. 2021): `A` is `[rank, in]`, `B` `[out, rank]`. The adapters of a batch may differ in rank; x' is x, or x
 //! under dropout. The factors are kept as the frozen weight is (bf16 or f32) with the scale inside B, and so run through the
 //! same tiles: `h = A x'` is one more product over the input, `B h` one more into the output, added after `W x` while the
-//! output is in the nearest cache. What a linear rounds (in bf16: x, h and both factors) is rounded here too.
+//! output is in the nearest cache. What a linear rounds (in bf16: x, h and both factors) is rounded here too. Over a weight that
+//! stays quantised the factors are bf16, and `B h` is added to the finished output.
 //!
 //! Backward: `dh = scale · Bᵀ dy`, `dx = Σ Wᵀ dy + Σ mask(Aᵀ dh)`, `dA += Σ_t dh_t x'_tᵀ`, `dB += scale · Σ_t dy_t h_tᵀ`. The last
 //! two are in f32; they run over an adapter's tokens in order, one at a time, starting from what the gradient buffer holds:
@@ -17,6 +18,7 @@
 mod gradient;
 
 use crate::linear::{Job, Operand, Packed, PackedLinear, Product, WeightType, Write, run, with_operands};
+use crate::quantised;
 use crate::scratch;
 use crate::simd::{self, Variant};
 use std::ops::Range;
@@ -49,6 +51,14 @@ impl Factors {
 
     fn rank(&self) -> usize {
         self.a.outputs()
+    }
+
+    fn a(&self) -> &Packed {
+        self.a.packed().expect("factors are packed")
+    }
+
+    fn b(&self) -> &Packed {
+        self.b.packed().expect("factors are packed")
     }
 }
 
@@ -112,27 +122,41 @@ pub fn backward(x: &[f32], rows: usize, through: &mut [Through<'_>], dx: &mut [f
 }
 
 fn forward_as(variant: Variant, x: &[f32], rows: usize, outputs: &mut [Output<'_>], write: Write) {
-    let (linears, ys): (Vec<&Linear<'_>>, Vec<&mut [f32]>) =
+    let (linears, mut ys): (Vec<&Linear<'_>>, Vec<&mut [f32]>) =
         outputs.iter_mut().map(|Output { linear, y }| (&*linear, &mut **y)).unzip();
     let Some((width, kept)) = shape(&linears, x, rows) else { return };
     let runs = runs(&linears);
+    let quantised = linears.iter().zip(&mut ys).filter_map(|(linear, y)| Some((linear.weight.quantised()?, &mut **y)));
+    let mut quantised: Vec<_> = quantised.collect();
+    quantised::forward_as(variant, x, rows, &mut quantised, write);
+    if quantised.len() == linears.len() && runs.is_empty() {
+        return;
+    }
     with_inputs((x, width), &linears, |inputs| {
         with_operands(variant, &inputs.all, kept, |xs| {
             scratch::with(runs.iter().map(Run::len).sum(), |h| {
                 let downs = split(h, &runs).into_iter().zip(&runs).map(|(h, own)| {
                     let x = xs[inputs.of[own.linear]].rows(&own.rows, width);
-                    own.job(own.factors(&linears).a.forward(), x, h)
+                    own.job(own.factors(&linears).a(), x, h)
                 });
                 run(variant, &downs.collect::<Vec<_>>(), Write::Set);
                 with_operands(variant, &low_inputs(h, &runs), kept, |low| {
-                    let mut products: Vec<_> =
-                        linears.iter().map(|linear| vec![linear.weight.forward().of_all(xs[0], rows)]).collect();
-                    for (own, &x) in runs.iter().zip(low) {
-                        let weight = own.factors(&linears).b.forward();
-                        products[own.linear].push(Product { weight, x, rows: own.rows.clone() });
+                    let (mut sums, mut added) = (Vec::new(), Vec::new());
+                    for (i, (linear, y)) in linears.iter().zip(ys).enumerate() {
+                        let own = runs.iter().zip(low).filter(|(own, _)| own.linear == i);
+                        let own = own.map(|(own, &x)| (own, own.factors(&linears).b(), x));
+                        if let Some(weight) = linear.weight.packed() {
+                            let base = [weight.of_all(xs[0], rows)].into_iter();
+                            let own = own.map(|(own, weight, x)| Product { weight, x, rows: own.rows.clone() });
+                            sums.push(Job::new(rows, base.chain(own).collect(), y));
+                        } else {
+                            let width = linear.weight.outputs();
+                            let part = |rows: &Range<usize>| rows.start * width..rows.end * width;
+                            added.extend(own.map(|(own, weight, x)| own.job(weight, x, &mut y[part(&own.rows)])));
+                        }
                     }
-                    let jobs = products.into_iter().zip(ys).map(|(products, y)| Job::new(rows, products, y));
-                    run(variant, &jobs.collect::<Vec<_>>(), write);
+                    run(variant, &sums, write);
+                    run(variant, &added, Write::Add);
                 });
             });
         });
@@ -159,10 +183,10 @@ fn backward_as(variant: Variant, x: &[f32], rows: usize, through: &mut [Through<
                     with_operands(variant, &inputs.all, kept, |xs| {
                         let parts = split(h, &runs).into_iter().zip(split(dh, &runs)).zip(&runs);
                         let jobs = parts.flat_map(|((h, dh), own)| {
-                            let Factors { a, b, .. } = own.factors(&linears);
+                            let factors = own.factors(&linears);
                             let x = xs[inputs.of[own.linear]].rows(&own.rows, width);
-                            let dy = dys[own.linear].rows(&own.rows, b.outputs());
-                            [own.job(a.forward(), x, h), own.job(b.transposed(), dy, dh)]
+                            let dy = dys[own.linear].rows(&own.rows, factors.b.outputs());
+                            [own.job(factors.a(), x, h), own.job(factors.b.transposed(), dy, dh)]
                         });
                         run(variant, &jobs.collect::<Vec<_>>(), Write::Set);
                     });

@@ -3,6 +3,7 @@
 #![allow(clippy::single_range_in_vec_init, reason = "an adapter's rows are a list of ranges")]
 
 use super::*;
+use crate::quantised::{Format, Quantised};
 use crate::simd::variants;
 use crate::testing::{Values, assert_same_bits, assert_within, on_threads};
 
@@ -226,4 +227,31 @@ fn rows_of_two_adapters_are_refused() {
     let mut adapted = case.adapted();
     adapted[0].rows[0].end += 1;
     case.forward(variants()[0], adapted);
+}
+
+#[test]
+fn over_a_quantised_weight_adapters_add_what_they_add_to_zeros() {
+    let (width, outputs) = (64, 40);
+    let stored: Vec<u8> = (0..outputs * width / 32 * 34).map(|i| if i % 34 < 2 { 0x2a } else { i as u8 }).collect();
+    let format = Format::Q8_0;
+    let quantised =
+        || Quantised::new(format, (outputs, width), |output| &stored[output * width / 32 * 34..][..width / 32 * 34]);
+    for &variant in variants() {
+        let case = Case::new(width, outputs, false, WeightType::Bf16);
+        let added = case.forward(variant, case.adapted());
+        let mut frozen = vec![0.0; ROWS * outputs];
+        quantised::forward_as(variant, &case.x, ROWS, &mut [(&quantised(), &mut frozen)], Write::Set);
+        let weight = PackedLinear::from_quantised(quantised());
+        for (write, start) in [(Write::Set, 0.0), (Write::Add, 7.0)] {
+            let [mut y, mut beside] = [(); 2].map(|()| vec![start; ROWS * outputs]);
+            let linear = Linear { weight: &weight, adapted: case.adapted(), dropout: None };
+            let both = [(linear, &mut y), (case.linear(case.adapted()), &mut beside)];
+            forward_as(variant, &case.x, ROWS, &mut both.map(|(linear, y)| Output { linear, y }), write);
+            for i in 0..y.len() {
+                // No adapter's part is added as 0, which changes nothing.
+                assert_eq!(y[i], (start + frozen[i]) + added[i], "{variant:?} {write:?} {i}");
+                assert_eq!(beside[i], start + added[i], "{variant:?} {write:?} {i}");
+            }
+        }
+    }
 }

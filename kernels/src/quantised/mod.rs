@@ -5,9 +5,9 @@
 //! many rows share an unpacked vector (prefill). An activation is `s·q` with q in int8 and a scale s for each 32 inputs.
 //!
 //! Codes times q are summed exactly in 32-bit integers over the inputs that share a scale (`vpdpbusd` with AVX-512-VNNI,
-//! `vpmaddubsw` with AVX2). An output is summed in one f32 register from 0 or from the old output, block of 32 by block:
-//! `+ (scale·s)·Σ(code − offset)q` (two such terms where 16 inputs share a scale), then `+ min·(s·Σq)`. Nothing else enters,
-//! so a row's bits depend on that row alone.
+//! `vpmaddubsw` with AVX2). An output is summed in one f32 register from 0, block of 32 by block: `+ (scale·s)·Σ(code − offset)q`
+//! (two such terms where 16 inputs share a scale), then `+ min·(s·Σq)`; then the old output is added if there is one. Nothing
+//! else enters, so a row's bits depend on that row alone.
 //!
 //! Against exact arithmetic on the same weights and x̂ = s·q: integers are exact and below 2²⁴, so a term is rounded at most
 //! three times and the sum once for each of at most in/16 terms, with u = 2⁻²⁴:
@@ -116,6 +116,9 @@ pub(crate) fn forward_as(
     outputs: &mut [(&Quantised, &mut [f32])],
     write: Write,
 ) {
+    if outputs.is_empty() {
+        return;
+    }
     for (weight, y) in outputs.iter() {
         assert_eq!(x.len(), rows * weight.inputs, "an input of [{rows}, {}]", weight.inputs);
         assert_eq!(y.len(), rows * weight.outputs, "an output of [{rows}, {}]", weight.outputs);

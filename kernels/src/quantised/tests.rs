@@ -3,6 +3,7 @@
 use super::activation::{Quants, WORDS, quantise};
 use super::reference::{reference, unrounded};
 use super::*;
+use crate::linear::{self, Output, PackedLinear, WeightType};
 use crate::simd::variants;
 use crate::testing::{Values, assert_same_bits, assert_within, on_threads};
 use half::f16;
@@ -192,4 +193,27 @@ fn a_value_that_is_not_finite_makes_its_row_nan_and_no_other() {
             }
         }
     }
+}
+
+#[test]
+fn as_a_linear_it_runs_beside_others_and_its_backward_pass_is_that_of_its_values_in_bf16() {
+    let (rows, outputs, inputs) = (3, 40, 64);
+    let mut values = Values::new(11);
+    let quantised = Stored::new(Format::Q4_1, (outputs, inputs), &mut values).packed((outputs, inputs));
+    let (x, dy) = (values.take(rows * inputs), values.take(rows * outputs));
+    let plain = PackedLinear::new(&quantised.values(), (outputs, inputs), WeightType::Bf16);
+    let [mut alone, mut expected] = [(); 2].map(|()| vec![0.0; rows * outputs]);
+    forward(&x, rows, &mut [(&quantised, &mut alone)], Write::Set);
+    linear::forward(&x, rows, &mut [Output { weight: &plain, y: &mut expected }], Write::Set);
+    let linear = PackedLinear::from_quantised(quantised);
+    let [mut y, mut beside] = [(); 2].map(|()| vec![0.0; rows * outputs]);
+    let mut both = [Output { weight: &linear, y: &mut y }, Output { weight: &plain, y: &mut beside }];
+    linear::forward(&x, rows, &mut both, Write::Set);
+    assert_eq!((&y, &beside), (&alone, &expected));
+    let [dx, dx_plain] = [&linear, &plain].map(|weight| {
+        let mut dx = vec![0.0; rows * inputs];
+        linear::backward_input(&[(weight, &dy)], rows, &mut dx, Write::Set);
+        dx
+    });
+    assert_eq!(dx, dx_plain);
 }

@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, quantized::GgmlDType};
 use half::{bf16, f16};
 use rayon::prelude::*;
+use socius_kernels::quantised::Format;
 use std::borrow::Cow;
 
 /// A storage format of tensors.
@@ -41,6 +42,18 @@ impl Encoding {
                 let names: Vec<_> = GGUF.iter().map(|(_, name, _)| *name).collect();
                 Err(format!("type {number} is not supported; supported are {}", names.join(", ")))
             }
+        }
+    }
+
+    /// The format in which kernels keep it as it is.
+    pub(crate) fn kept(self) -> Option<Format> {
+        match self {
+            Self::Blocks(GgmlDType::Q4_0) => Some(Format::Q4_0),
+            Self::Blocks(GgmlDType::Q4_1) => Some(Format::Q4_1),
+            Self::Blocks(GgmlDType::Q8_0) => Some(Format::Q8_0),
+            Self::Blocks(GgmlDType::Q4K) => Some(Format::Q4K),
+            Self::Blocks(GgmlDType::Q6K) => Some(Format::Q6K),
+            _ => None,
         }
     }
 

@@ -18,6 +18,7 @@ use crate::{
 use candle_core::{Device, Tensor};
 use encoding::Encoding;
 use map::Mapped;
+use socius_kernels::quantised::Quantised;
 use std::{
     collections::{BTreeMap, HashSet},
     fs::File,
@@ -147,18 +148,34 @@ impl TensorSource for Checkpoint {
         }
         Ok(Tensor::from_vec(values, stored.shape.as_slice(), &Device::Cpu)?)
     }
+
+    fn read_quantised(&self, slot: Slot) -> Result<Option<Quantised>, ModelError> {
+        let stored = self.stored(slot)?;
+        let (Some(format), &[outputs, inputs]) = (stored.encoding.kept(), stored.shape.as_slice()) else {
+            return Ok(None);
+        };
+        let bytes = &self.files[stored.file].bytes()[stored.range.clone()];
+        let row_bytes = bytes.len() / outputs.max(1);
+        let permuted = self.is_permuted(slot);
+        let row = |output| {
+            let source = if permuted { permuted_row(output, self.spec.head_dim) } else { output };
+            &bytes[source * row_bytes..][..row_bytes]
+        };
+        Ok(Some(Quantised::new(format, (outputs, inputs), row)))
+    }
 }
 
 /// Puts the rows of a GGUF Llama's Q or K (`[heads · head_dim, width]`) back: GGUF pairs the two rotated rows as neighbours
 /// (row `2 i + half` of a head), the Hugging Face implementation half a head apart (row `half · head_dim / 2 + i`).
 fn unpermuted(values: &[f32], width: usize, head_dim: usize) -> Vec<f32> {
-    let pairs = head_dim / 2;
     let rows = values.len() / width;
-    let source = |row: usize| {
-        let (head, within) = (row / head_dim, row % head_dim);
-        head * head_dim + 2 * (within % pairs) + within / pairs
-    };
-    (0..rows).flat_map(|row| &values[source(row) * width..][..width]).copied().collect()
+    (0..rows).flat_map(|row| &values[permuted_row(row, head_dim) * width..][..width]).copied().collect()
+}
+
+/// Where GGUF has row `row` of a Llama's Q or K.
+fn permuted_row(row: usize, head_dim: usize) -> usize {
+    let (head, within, pairs) = (row / head_dim, row % head_dim, head_dim / 2);
+    head * head_dim + 2 * (within % pairs) + within / pairs
 }
 
 /// A JSON file of bounded size.

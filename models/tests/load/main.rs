@@ -6,12 +6,12 @@ mod hostile;
 mod refused;
 
 use candle_core::{
-    DType,
+    DType, Device,
     quantized::{GgmlDType, gguf_file},
 };
 use fixture::{Gguf, config, dequantised, folder, source, spec, values, write_json};
 use serde_json::json;
-use socius_models::{Checkpoint, RopeScaling, Spec, TensorSource};
+use socius_models::{Batch, Checkpoint, Dtype, Model, RopeScaling, Row, Slot, Spec, TensorSource};
 
 fn untied() -> Spec {
     Spec { tied_head: false, ..spec() }
@@ -52,6 +52,49 @@ fn a_gguf_gives_back_every_tensor_in_every_type_with_q_and_k_in_hugging_face_ord
                 assert_eq!(values(&found), dequantised(&spec, slot, dtype), "{slot:?} {dtype:?}");
             }
         }
+    }
+}
+
+#[test]
+fn what_stays_quantised_has_the_values_that_are_read_in_f32() {
+    use GgmlDType::*;
+    let spec = untied();
+    for (dtype, kept) in
+        [(Q8_0, true), (Q4_0, true), (Q4_1, true), (Q4K, true), (Q6K, true), (Q5_0, false), (BF16, false)]
+    {
+        let (_folder, path) = Gguf::llama(&spec, dtype).write();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        for slot in spec.slots().filter(|&slot| spec.shape(slot).len() == 2) {
+            let found = checkpoint.read_quantised(slot).unwrap().map(|weight| weight.values());
+            assert_eq!(found.is_some(), kept, "{slot:?} {dtype:?}");
+            assert!(found.is_none_or(|found| found == dequantised(&spec, slot, dtype)), "{slot:?} {dtype:?}");
+        }
+        assert!(checkpoint.read_quantised(Slot::FinalNorm).unwrap().is_none());
+    }
+}
+
+#[test]
+fn a_quantised_model_stays_near_its_f32_form_and_gives_a_row_the_same_logits_in_any_company() {
+    let spec = untied();
+    let (_folder, path) = Gguf::llama(&spec, GgmlDType::Q4_1).write();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let load = |dtype| Model::load(spec.clone(), &checkpoint, &Device::Cpu, dtype).unwrap();
+    let (exact, quantised) = (load(Dtype::F32), load(Dtype::Quantised));
+    let texts: Vec<Vec<u32>> =
+        (1..20).map(|len| (0..len).map(|i| (i * 7 + len) % spec.vocab as u32).collect()).collect();
+    let last = |model: &Model, texts: &[Vec<u32>]| {
+        let batch = Batch::new(texts.iter().map(|text| Row::new(text)));
+        let wanted: Vec<usize> = batch.spans().iter().map(|span| span.tokens.end - 1).collect();
+        let mut sequences: Vec<_> = texts.iter().map(|_| model.sequence()).collect();
+        model.forward(&batch, &[], &mut sequences.iter_mut().collect::<Vec<_>>(), &wanted).unwrap()
+    };
+    let (near, together) = (last(&exact, &texts), last(&quantised, &texts));
+    let difference: f32 = near.iter().zip(&together).map(|(a, b)| (a - b) * (a - b)).sum();
+    let size: f32 = near.iter().map(|a| a * a).sum();
+    // Thirty roundings of 1/254 of a block's largest value, each some third of it on average.
+    assert!(difference > 0.0 && difference < 4e-4 * size, "{difference} of {size}");
+    for (text, logits) in texts.iter().zip(together.chunks(spec.vocab)) {
+        assert_eq!(last(&quantised, std::slice::from_ref(text)), logits);
     }
 }
 

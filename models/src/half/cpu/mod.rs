@@ -71,13 +71,18 @@ impl Cpu {
         socius_kernels::selected()
             .map_err(|error| ModelError::Config { key: "SOCIUS_SIMD".into(), what: error.to_string() })?;
         let kept = match dtype {
-            Dtype::Bf16 => WeightType::Bf16,
+            Dtype::Bf16 | Dtype::Quantised => WeightType::Bf16,
             Dtype::F32 => WeightType::F32,
             Dtype::F64 => panic!("f64 runs in the reference form"),
         };
         let values = |slot| Ok::<Vec<f32>, ModelError>(read(&spec, source, slot)?.flatten_all()?.to_vec1()?);
         let linear = |slot| {
             let shape = spec.shape(slot);
+            let quantised = if dtype == Dtype::Quantised { source.read_quantised(slot)? } else { None };
+            if let Some(weight) = quantised {
+                assert_eq!([weight.outputs(), weight.inputs()], *shape, "a source's tensors are of the spec's shapes");
+                return Ok(PackedLinear::from_quantised(weight));
+            }
             Ok::<_, ModelError>(PackedLinear::new(&values(slot)?, (shape[0], shape[1]), kept))
         };
         let layer = |layer| {

@@ -16,10 +16,12 @@ impl Linear {
         let weight = match dtype {
             Dtype::F64 => weight.to_dtype(DType::F64)?,
             Dtype::F32 => weight.to_dtype(DType::F32)?,
-            Dtype::Bf16 if weight.device().is_cpu() => weight.to_dtype(DType::BF16)?.to_dtype(DType::F32)?,
-            Dtype::Bf16 => weight.to_dtype(DType::BF16)?,
+            Dtype::Bf16 | Dtype::Quantised if weight.device().is_cpu() => {
+                weight.to_dtype(DType::BF16)?.to_dtype(DType::F32)?
+            }
+            Dtype::Bf16 | Dtype::Quantised => weight.to_dtype(DType::BF16)?,
         };
-        Ok(Self { weight, rounds: dtype == Dtype::Bf16 })
+        Ok(Self { weight, rounds: matches!(dtype, Dtype::Bf16 | Dtype::Quantised) })
     }
 
     pub(super) fn weight(&self) -> &Tensor {
