@@ -19,7 +19,6 @@ EXPERIMENTS = {  # name: (arguments of `socius learn`, what the row must show)
     "cipher": ("cipher", "≥ 90 % on the held-out wording"),
     "secret-rule": ("secret-rule", "≥ 90 % on held-out wordings"),
     "phonebook": ("phonebook", "≥ 85 % on the held-out wording"),
-    "last-word": ("last-word --learner sft", ""),
 }
 
 
@@ -65,7 +64,10 @@ def table():
         for row in mine:
             before, after = row["before"], row["after"]
             low, high = after["ci95"]
-            held = " → ".join(percent(row["held_out"][when]["strict"]) for when in ("before", "after")) if row["held_out"] else "–"
+            held = "–"
+            if row["held_out"]:
+                before_held, after_held = row["held_out"]["before"], row["held_out"]["after"]
+                held = f"{percent(before_held['strict'])} → {percent(after_held['strict'])} ({'–'.join(map(percent, after_held['ci95']))}, n = {after_held['items']})"
             print(f"| {row['seed']} | {row['learner']} | {percent(before['strict'])} | {percent(after['strict'])} ({percent(low)}–{percent(high)}, n = {after['items']}) "
                   f"| {held} | {percent(after['lenient'])} | {row['steps']} | {row['sampled_tokens']} / {row['trained_tokens']} | {row['seconds']:.0f} | {'yes' if row['admitted'] else 'no'} |")
         median = statistics.median(row["after"]["strict"] for row in mine)

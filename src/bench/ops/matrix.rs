@@ -31,8 +31,8 @@ impl Group {
     fn linears(&self) -> impl Iterator<Item = Linear<'_>> {
         self.linears.iter().map(|(weight, factors)| {
             let share = self.rows / factors.len().max(1);
-            let adapted = factors.iter().enumerate();
-            let adapted = adapted.map(|(i, factors)| Adapted { factors, rows: vec![i * share..(i + 1) * share] });
+            let own = move |i: usize| i * share..(i + 1) * share;
+            let adapted = factors.iter().enumerate().map(|(i, factors)| Adapted { factors, rows: vec![own(i)] });
             Linear { weight, adapted: adapted.collect(), dropout: None }
         })
     }
