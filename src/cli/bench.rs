@@ -211,8 +211,7 @@ fn prefill(work: Prefill, common: &Common, terminal: &mut Terminal) -> anyhow::R
 }
 
 fn decode(name: &'static str, work: &Decode, common: &Common, terminal: &mut Terminal) -> anyhow::Result<Value> {
-    // One row is an answer, as `generate` gives it; many are what learning and evaluation run.
-    let session = if work.batch == 1 { common.base.open_to_answer(terminal)? } else { common.base.open(terminal)? };
+    let session = common.base.open(terminal)?;
     let adapters = work.adapters(session.base.spec())?;
     let seconds = common.clock(terminal).median(|| work.run(&session.base.model, &adapters))?;
     let found = Found {

@@ -61,7 +61,7 @@ fn parse(line: &str) -> Line {
 }
 
 pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> {
-    let session = args.base.open_to_answer(terminal)?;
+    let session = args.base.open(terminal)?;
     let start: Vec<Message> = args.system.map(flags::system).into_iter().collect();
     let mut question = Question {
         prompt: Prompt::Chat(Vec::new()),

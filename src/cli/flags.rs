@@ -26,7 +26,7 @@ pub(super) struct BaseFlags {
     #[arg(long, value_enum, default_value = "bf16")]
     dtype: Rounding,
     /// How a quantised checkpoint's weights are kept: as they are, with int8 inputs (smaller and faster for one answer
-    /// at a time), or unpacked to bf16. auto keeps them as they are where nothing learns or is measured
+    /// at a time, a little less exact), or unpacked to bf16, which auto means: it is what skills are trained and judged on
     #[arg(long, value_enum, default_value = "auto")]
     weights: Weights,
     /// CPU threads; all cores without. The result does not depend on it
@@ -48,31 +48,21 @@ enum Weights {
 }
 
 impl BaseFlags {
-    /// Opens the base and the library over it, to learn or to measure: `--weights auto` is bf16.
+    /// Opens the base and the library over it.
     pub(super) fn open(&self, terminal: &mut Terminal) -> anyhow::Result<Session> {
-        self.open_as(Dtype::Bf16, terminal)
-    }
-
-    /// Opens them to answer: `--weights auto` keeps quantised weights as they are.
-    pub(super) fn open_to_answer(&self, terminal: &mut Terminal) -> anyhow::Result<Session> {
-        self.open_as(Dtype::Quantised, terminal)
-    }
-
-    fn open_as(&self, auto: Dtype, terminal: &mut Terminal) -> anyhow::Result<Session> {
         socius_kernels::selected()?;
         if let Some(threads) = self.threads {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get());
             pool.build_global().context("--threads: the threads cannot be started")?;
         }
-        let dtype = self.kept(auto)?;
+        let dtype = self.kept()?;
         let choice = BaseChoice { model: self.model.clone(), device: self.device, dtype };
         Ok(Session::open(&choice, Home::from_env()?, terminal)?)
     }
 
-    fn kept(&self, auto: Dtype) -> anyhow::Result<Dtype> {
+    fn kept(&self) -> anyhow::Result<Dtype> {
         match (self.dtype, self.weights) {
-            (Rounding::Bf16, Weights::Auto) => Ok(auto),
-            (Rounding::Bf16, Weights::Bf16) => Ok(Dtype::Bf16),
+            (Rounding::Bf16, Weights::Auto | Weights::Bf16) => Ok(Dtype::Bf16),
             (Rounding::Bf16, Weights::Quantised) => Ok(Dtype::Quantised),
             (Rounding::F32, Weights::Auto) => Ok(Dtype::F32),
             (Rounding::F32, _) => anyhow::bail!("--dtype f32 unpacks weights to f32: leave out --weights"),
@@ -208,21 +198,20 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_kept_as_asked_and_auto_is_the_commands_own_choice() {
+    fn weights_are_kept_as_asked_and_auto_is_what_skills_were_trained_on() {
         use Dtype::*;
         let rows = [
-            (vec![], Quantised, Some(Quantised)),
-            (vec![], Bf16, Some(Bf16)),
-            (vec!["--weights", "bf16"], Quantised, Some(Bf16)),
-            (vec!["--weights", "quantised"], Bf16, Some(Quantised)),
-            (vec!["--dtype", "f32"], Quantised, Some(F32)),
-            (vec!["--dtype", "f32", "--weights", "quantised"], Bf16, None),
-            (vec!["--dtype", "f32", "--weights", "bf16"], Bf16, None),
+            (vec![], Some(Bf16)),
+            (vec!["--weights", "bf16"], Some(Bf16)),
+            (vec!["--weights", "quantised"], Some(Quantised)),
+            (vec!["--dtype", "f32"], Some(F32)),
+            (vec!["--dtype", "f32", "--weights", "quantised"], None),
+            (vec!["--dtype", "f32", "--weights", "bf16"], None),
         ];
-        for (args, auto, expected) in rows {
+        for (args, expected) in rows {
             let command = BaseFlags::augment_args(clap::Command::new("socius").no_binary_name(true));
             let flags = BaseFlags::from_arg_matches(&command.get_matches_from(&args)).unwrap();
-            assert_eq!(flags.kept(auto).ok(), expected, "{args:?}");
+            assert_eq!(flags.kept().ok(), expected, "{args:?}");
         }
     }
 

@@ -51,7 +51,7 @@ pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> 
             Prompt::Chat(system.into_iter().chain([Message::user(text)]).collect())
         }
     };
-    let session = args.base.open_to_answer(terminal)?;
+    let session = args.base.open(terminal)?;
     let question = Question { prompt, skill: args.skill, sampling: args.sampling.sampling(), stop: args.stop };
     let answer = answer::stream(&session, &question, terminal)?;
     answer::who(&question, answer.generation.as_deref(), terminal);
