@@ -150,7 +150,7 @@ def decode32(machine):
 
 @work("decode1")
 def decode1(machine):
-    ours = lambda: machine.bench("decode", "--batch", 1, "--prompt", 1, "--tokens", 128)
+    ours = lambda: machine.bench("decode", "--batch", 1, "--prompt", 1, "--tokens", 128, "--weights", "quantised")
     rounds, missing = machine.interleaved(ours, lambda: machine.llama_bench(0, 128))
     return [row("decode 1 row (128 new), against llama-bench tg128", rounds, missing, (1.1, 1.8))]
 
