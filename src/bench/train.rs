@@ -52,9 +52,9 @@ impl<'m> Training<'m> {
         })
     }
 
-    /// Bytes of all learners' parameters.
-    pub fn adapter_bytes(&self) -> usize {
-        self.learners.iter().map(|learner| size_of_val(learner.theta())).sum()
+    /// How many parameters all learners have.
+    pub fn parameters(&self) -> usize {
+        self.learners.iter().map(|learner| learner.theta().len()).sum()
     }
 
     /// Forward, backward and AdamW, with the settings that learning has by default.

@@ -144,7 +144,8 @@ struct Found {
     length: usize,
     rank: usize,
     adapters: usize,
-    adapter_bytes: usize,
+    /// Parameters of all of them.
+    parameters: usize,
     tokens_per_step: usize,
     /// Median seconds of a step.
     seconds: f64,
@@ -187,7 +188,7 @@ fn train(work: Train, common: &Common, terminal: &mut Terminal) -> anyhow::Resul
         length: work.length,
         rank: work.rank,
         adapters: work.learners,
-        adapter_bytes: training.adapter_bytes(),
+        parameters: training.parameters(),
         tokens_per_step: work.learners * work.batch * work.length,
         seconds,
     };
@@ -203,7 +204,7 @@ fn prefill(work: Prefill, common: &Common, terminal: &mut Terminal) -> anyhow::R
         length: work.length,
         rank: 0,
         adapters: 0,
-        adapter_bytes: 0,
+        parameters: 0,
         tokens_per_step: work.length,
         seconds,
     };
@@ -220,7 +221,7 @@ fn decode(name: &'static str, work: &Decode, common: &Common, terminal: &mut Ter
         length: work.prompt + work.tokens,
         rank: if work.adapters == 0 { 0 } else { work.rank },
         adapters: work.adapters,
-        adapter_bytes: adapters.iter().map(|adapter| adapter.bytes()).sum(),
+        parameters: adapters.iter().map(|adapter| adapter.theta.len()).sum(),
         tokens_per_step: work.batch,
         seconds: seconds / work.tokens as f64,
     };
@@ -235,7 +236,9 @@ impl Common {
 
 impl Found {
     fn tell(&self, session: &Session, terminal: &mut Terminal) -> anyhow::Result<Value> {
-        let Self { work, batch, length, rank, adapters, adapter_bytes, .. } = *self;
+        let Self { work, batch, length, rank, adapters, .. } = *self;
+        // As a pass reads them.
+        let adapter_bytes = self.parameters * if session.base.dtype == Dtype::Bf16 { 2 } else { 4 };
         let tokens_per_s = self.tokens_per_step as f64 / self.seconds;
         let peak_mb = peak_mb();
         let rows = [
