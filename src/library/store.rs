@@ -182,7 +182,11 @@ impl Library {
         Ok((ActiveAdapter::new(generation.id.to_string(), layout, theta), config))
     }
 
-    pub(super) fn load_weights(
+    /// The adapter of `generation` with its settings, for merging and comparing.
+    ///
+    /// # Errors
+    /// As [`Library::load_adapter`].
+    pub fn load_weights(
         &self,
         generation: &Generation,
         base: &BaseId,

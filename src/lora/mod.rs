@@ -1,18 +1,23 @@
-//! Adapters: their configuration, initialisation and outside formats (PEFT, GGUF); never sees tokens, tasks or the library.
+//! Adapters: their configuration, initialisation, merging and outside formats (PEFT, GGUF); never sees tokens, tasks or the library.
 
 mod active;
+mod compare;
 mod config;
 mod error;
 mod gguf;
+mod linalg;
+mod merge;
 mod names;
 mod peft;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use active::ActiveAdapter;
+pub use compare::{SiteComparison, compare};
 pub use config::{LoraConfig, SiteConfig, init};
 pub use error::LoraError;
 pub use gguf::{from_gguf, to_gguf};
+pub use merge::{Merge, MergeSettings, Merged, Part, merge};
 pub use names::projection_named;
 pub use peft::{PeftFiles, WEIGHTS_FILE as PEFT_WEIGHTS_FILE};
 
