@@ -68,7 +68,8 @@ mod tests {
                 Some(own) => (0..own.outputs * own.inputs)
                     .map(|at| {
                         let (o, i) = (at / own.inputs, at % own.inputs);
-                        let term = |k| own.b_of(&lora.theta)[o * own.rank + k] * own.a_of(&lora.theta)[k * own.inputs + i];
+                        let term =
+                            |k| own.b_of(&lora.theta)[o * own.rank + k] * own.a_of(&lora.theta)[k * own.inputs + i];
                         f64::from(own.scale * (0..own.rank).map(term).sum::<f32>())
                     })
                     .collect(),

@@ -129,7 +129,9 @@ fn ties_keeps_the_largest_elects_by_weight_and_averages_those_that_agree() {
             let agreeing: Vec<_> = values.into_iter().filter(|(_, v)| v * sum > 0.0).collect();
             let expected = match agreeing.is_empty() {
                 true => 0.0,
-                false => agreeing.iter().map(|(w, v)| w * v).sum::<f64>() / agreeing.iter().map(|(w, _)| w).sum::<f64>(),
+                false => {
+                    agreeing.iter().map(|(w, v)| w * v).sum::<f64>() / agreeing.iter().map(|(w, _)| w).sum::<f64>()
+                }
             };
             assert!((found - expected).abs() < 1e-12, "{found} {expected}");
         }
