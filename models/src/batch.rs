@@ -45,8 +45,8 @@ pub struct Row<'a> {
     pub position: usize,
     /// Index of the row's adapter in the pass's adapter list.
     pub adapter: Option<usize>,
-    /// An earlier row of the batch that this row continues: it attends to all of that row's tokens, then causally to its own.
-    /// A prefix has no prefix itself and runs under the same adapter. Several rows may share one (a group's prompt).
+    /// An earlier row of the batch that this row continues: it attends to all that this row sees, then causally to its own tokens.
+    /// It runs under the same adapter, and may have a prefix itself. Several rows may share one (a group's prompt).
     pub prefix: Option<usize>,
     /// Dropout for training; none in serving.
     pub dropout: Option<Dropout>,
@@ -79,6 +79,13 @@ pub struct Span {
     pub dropout: Option<Dropout>,
 }
 
+impl Span {
+    /// Position after the row's last token.
+    pub fn end(&self) -> usize {
+        self.position + self.tokens.len()
+    }
+}
+
 /// Rows packed without padding.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
@@ -91,8 +98,8 @@ impl Batch {
     /// Packs `rows` in their order.
     ///
     /// # Panics
-    /// On an empty row, and on a prefix that is not an earlier, prefix-free row under the same adapter: both are bugs of the
-    /// caller, not of its input.
+    /// On an empty row, and on a prefix that is not an earlier row under the same adapter: both are bugs of the caller, not of its
+    /// input.
     pub fn new<'a>(rows: impl IntoIterator<Item = Row<'a>>) -> Self {
         let mut batch = Self::default();
         for row in rows {
@@ -106,8 +113,8 @@ impl Batch {
         assert!(!row.tokens.is_empty(), "a row holds at least one token");
         if let Some(prefix) = row.prefix {
             let prefix = &self.spans[prefix];
-            assert!(prefix.prefix.is_none() && prefix.adapter == row.adapter, "a prefix is a plain row of its adapter");
-            assert_eq!(row.position, prefix.tokens.len(), "a continuation starts where its prefix ends");
+            assert_eq!(prefix.adapter, row.adapter, "a prefix is a row of the same adapter");
+            assert_eq!(row.position, prefix.end(), "a continuation starts where its prefix ends");
         }
         let start = self.tokens.len();
         self.tokens.extend_from_slice(row.tokens);
@@ -135,6 +142,15 @@ impl Batch {
     /// The rows' places, in order.
     pub fn spans(&self) -> &[Span] {
         &self.spans
+    }
+
+    /// What row `row` attends to, in order: the tokens of its prefixes, first to last, and its own.
+    pub(crate) fn seen(&self, row: usize) -> Vec<Range<usize>> {
+        let lineage =
+            std::iter::successors(Some(&self.spans[row]), |span| span.prefix.map(|prefix| &self.spans[prefix]));
+        let mut seen: Vec<_> = lineage.map(|span| span.tokens.clone()).collect();
+        seen.reverse();
+        seen
     }
 
     /// Runs of neighbouring tokens under one adapter: `(tokens, adapter)`, covering the batch in order.

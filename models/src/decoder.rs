@@ -84,7 +84,7 @@ impl<H: Halves> Decoder<H> {
     ) -> Result<Walked<H>, ModelError> {
         if sequences.is_none() {
             let spans = pass.batch.spans();
-            let start = |span: &Span| span.prefix.map_or(0, |prefix| spans[prefix].tokens.len());
+            let start = |span: &Span| span.prefix.map_or(0, |prefix| spans[prefix].end());
             assert!(
                 spans.iter().all(|span| span.position == start(span)),
                 "without sequences a row starts at its prefix or at 0"

@@ -79,10 +79,10 @@ impl Learner {
         (Adapter::new(&self.layout, &self.theta), &mut self.gradient)
     }
 
-    /// Dropout of the `row`-th row from here on, and of its prompt where it stands alone.
-    pub(super) fn dropout(&self, row: usize) -> Option<[Dropout; 2]> {
+    /// Dropout of the `row`-th row from here on, and of its prompt and preamble where those stand alone.
+    pub(super) fn dropout(&self, row: usize) -> Option<[Dropout; 3]> {
         let Counters { seed, dropout: p, rows, .. } = self.counters;
         let seed = Seed::new(seed).purpose("dropout").index(rows + row as u64);
-        (p > 0.0).then(|| [0, 1].map(|part| Dropout { p, key: seed.index(part).key() }))
+        (p > 0.0).then(|| [0, 1, 2].map(|part| Dropout { p, key: seed.index(part).key() }))
     }
 }

@@ -4,10 +4,9 @@
 use super::{
     Label, Learner, PassLimits, TrainError, TrainRow,
     loss::{Evaluated, Loss, Scored, evaluate},
-    pack::{Sequence, passes, push},
+    pack::{Sequence, Unit, passes, push},
 };
 use socius_models::{Adapter, Batch, HeadGradient, Model, Scores, Target};
-use std::ops::Range;
 
 /// What one learner does in a call.
 pub struct Job<'a> {
@@ -106,15 +105,15 @@ fn sequences<'a>(jobs: &[Job<'a>]) -> (Vec<Sequence<'a>>, Vec<&'a TrainRow>) {
 
 /// The packed batch of a pass, its targets, and the trained token behind each target.
 fn lay_out<'a>(
-    units: &[Range<usize>],
+    units: &[Unit],
     sequences: &[Sequence<'_>],
     rows: &[&'a TrainRow],
     counts: &[usize],
 ) -> (Batch, Vec<Target>, Vec<Trained<'a>>) {
     let (mut batch, mut targets, mut trained) = (Batch::default(), Vec::new(), Vec::new());
     for unit in units {
-        let places = push(&mut batch, &sequences[unit.clone()]);
-        for (i, place) in unit.clone().zip(places) {
+        let places = push(&mut batch, sequences, unit);
+        for (i, place) in unit.sequences.clone().zip(places) {
             let (row, job) = (rows[i], sequences[i].adapter.expect("every row has its learner"));
             for (t, label) in row.labels.iter().enumerate().filter(|(_, label)| label.weight != 0.0) {
                 targets.push(Target { position: place.of(t), tokens: row.target(t) });

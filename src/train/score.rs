@@ -25,10 +25,10 @@ pub fn score(
     let mut logprobs = Vec::with_capacity(sequences.len());
     for units in passes(&sequences, limits) {
         let (mut batch, mut targets) = (Batch::default(), Vec::new());
-        let all = units[0].start..units[units.len() - 1].end;
+        let all = units[0].sequences.start..units[units.len() - 1].sequences.end;
         for unit in units {
-            let places = push(&mut batch, &sequences[unit.clone()]);
-            for (sequence, place) in sequences[unit].iter().zip(places) {
+            let places = push(&mut batch, &sequences, &unit);
+            for (sequence, place) in sequences[unit.sequences].iter().zip(places) {
                 let target = |(i, &id)| Target { position: place.of(i), tokens: TargetTokens::Token(id) };
                 targets.extend(sequence.completion.iter().enumerate().map(target));
             }

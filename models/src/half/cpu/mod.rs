@@ -149,10 +149,8 @@ impl Halves for Cpu {
         };
         let places =
             batch.spans().iter().enumerate().flat_map(|(row, span)| (0..span.tokens.len()).map(move |t| (row, t)));
-        let spans = batch.spans().iter().map(|span| {
-            let prefix = span.prefix.map(|prefix| batch.spans()[prefix].tokens.clone());
-            Spans { queries: span.tokens.clone(), keys: prefix.into_iter().chain([span.tokens.clone()]).collect() }
-        });
+        let spans = batch.spans().iter().enumerate();
+        let spans = spans.map(|(row, span)| Spans { queries: span.tokens.clone(), keys: batch.seen(row) });
         Ok(Prepared {
             factors: factors.collect(),
             cos: table(f64::cos),

@@ -55,7 +55,7 @@ struct Text {
     dropout: Option<Dropout>,
 }
 
-/// Learners' rows in turn: prefixes with continuations, rows under nothing, dropout on some.
+/// Learners' rows in turn: prefixes with continuations, one of which is continued, rows under nothing, dropout on some.
 fn texts() -> Vec<Text> {
     let text = |seed: u64, len, adapter| Text {
         tokens: tokens(seed, len),
@@ -64,6 +64,7 @@ fn texts() -> Vec<Text> {
         dropout: (seed % 2 == 1).then_some(Dropout { p: 0.2, key: seed }),
     };
     let continued = |text: Text| Text { continues: Some(0), ..text };
+    let again = |text: Text| Text { continues: Some(1), ..text };
     vec![
         text(1, 70, Some(0)),
         text(2, 5, Some(1)),
@@ -71,7 +72,7 @@ fn texts() -> Vec<Text> {
         text(5, 9, None),
         continued(text(7, 12, Some(1))),
         text(8, 66, Some(2)),
-        continued(text(9, 1, Some(0))),
+        again(text(9, 1, Some(0))),
         text(11, 2, Some(1)),
         text(12, 1, None),
         text(13, 8, Some(0)),
@@ -85,7 +86,7 @@ fn batch(texts: &[Text]) -> (Batch, Vec<Target>) {
     for Text { tokens, adapter, continues, dropout } in texts {
         let own: &mut Vec<usize> = &mut rows[adapter.map_or(3, |a| a)];
         let prefix = continues.map(|i| own[i]);
-        let position = prefix.map_or(0, |row| batch.spans()[row].tokens.len());
+        let position = prefix.map_or(0, |row| batch.spans()[row].end());
         own.push(batch.push(Row { position, prefix, dropout: *dropout, ..Row::new(tokens).under(*adapter) }));
     }
     let target = |position: usize| Target {
@@ -434,7 +435,8 @@ fn a_fork_of_a_cached_prefix_and_a_prefix_in_the_batch_give_the_bits_of_the_whol
     let shared = Batch::new([
         Row::new(&prefix).under(Some(0)),
         Row { position: 71, prefix: Some(0), ..Row::new(&[7]).under(Some(0)) },
-        Row { position: 71, prefix: Some(0), ..Row::new(&rest).under(Some(0)) },
+        Row { position: 71, prefix: Some(0), ..Row::new(&rest[..2]).under(Some(0)) },
+        Row { position: 73, prefix: Some(2), ..Row::new(&rest[2..]).under(Some(0)) },
     ]);
     let plain = Batch::new([Row::new(&whole.tokens).under(Some(0))]);
     let shared = model.score(&shared, &adapters, &(72..81).map(target).collect::<Vec<_>>()).expect("scores");

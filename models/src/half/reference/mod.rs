@@ -171,14 +171,9 @@ impl Reference {
         let mut attended = Vec::with_capacity(rows.len());
         for (r, (span, mask)) in rows {
             let own = |t: &Tensor| t.narrow(0, span.tokens.start, span.tokens.len());
-            let (keys, values) = match (sequences.as_deref_mut(), span.prefix) {
-                (Some(sequences), _) => extend(sequences[r], at.layer, own(&k)?, own(&v)?)?,
-                (None, Some(prefix)) => {
-                    let prefix = &at.pass.batch.spans()[prefix].tokens;
-                    let both = |t: &Tensor| Tensor::cat(&[t.narrow(0, prefix.start, prefix.len())?, own(t)?], 0);
-                    (both(&k)?, both(&v)?)
-                }
-                (None, None) => (own(&k)?, own(&v)?),
+            let (keys, values) = match sequences.as_deref_mut() {
+                Some(sequences) => extend(sequences[r], at.layer, own(&k)?, own(&v)?)?,
+                None => (seen(&k, at.pass.batch, r)?, seen(&v, at.pass.batch, r)?),
             };
             attended.push(ops::attention(&own(&q)?, &keys, &values, mask.as_ref())?);
         }
@@ -214,6 +209,12 @@ impl Reference {
         }
         Ok(gradient(&x).clone())
     }
+}
+
+/// The rows of `t`, one a token of `batch`, that row `row` attends to.
+fn seen(t: &Tensor, batch: &Batch, row: usize) -> Result<Tensor> {
+    let parts = batch.seen(row).into_iter().map(|tokens| t.narrow(0, tokens.start, tokens.len()));
+    Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)
 }
 
 /// Appends a row's keys and values to a sequence's layer and returns all that the row attends to.

@@ -54,7 +54,7 @@ fn adapters(learners: &[Learner]) -> Vec<Adapter<'_>> {
     learners.iter().map(|Learner { layout, theta }| Adapter::new(layout, theta)).collect()
 }
 
-/// Every kind of row: a prefix with two continuations, a row under nothing, rows with and without dropout, and
+/// Every kind of row: a prefix with a continuation that is continued, a row under nothing, rows with and without dropout, and
 /// adapters that come again.
 fn batch() -> Batch {
     let dropout = Some(Dropout { p: 0.3, key: 11 });
@@ -62,7 +62,7 @@ fn batch() -> Batch {
     Batch::new([
         Row::new(&[4, 1, 7]).under(Some(0)),
         Row { tokens: &[2, 2], ..continued.clone() },
-        Row { tokens: &[5], ..continued },
+        Row { tokens: &[5], position: 5, prefix: Some(1), ..continued },
         Row::new(&[3, 9]),
         Row { dropout, ..Row::new(&[8, 6, 18]).under(Some(1)) },
         Row { dropout, ..Row::new(&[1, 10]).under(Some(0)) },
