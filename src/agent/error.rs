@@ -1,8 +1,8 @@
 //! What can end a subagent's life early, split by what the caller does next.
 
 use crate::{
-    engine::EngineError, envs::EnvError, fetch::FetchError, library::LibraryError, lora::LoraError,
-    router::RouterError, text::TextError, train::TrainError,
+    common::JournalError, engine::EngineError, envs::EnvError, fetch::FetchError, library::LibraryError,
+    lora::LoraError, router::RouterError, text::TextError, train::TrainError,
 };
 use socius_models::ModelError;
 use std::path::PathBuf;
@@ -38,6 +38,8 @@ pub enum AgentError {
         /// What is wrong.
         what: String,
     },
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     #[error(transparent)]
     Fetch(#[from] FetchError),
     #[error(transparent)]

@@ -1,6 +1,6 @@
 //! Being judged: greedy attempts at fixed items of a split, and their grades. Never trains.
 
-use super::{AgentError, Base, Play, measure::Grades, play};
+use super::{AgentError, Base, Place, Play, measure::Grades, play};
 use crate::{
     common::{Report, Seed},
     envs::{self, Environment, Form, Item, Query, Split},
@@ -35,7 +35,7 @@ pub fn judge(
     adapter: Option<Arc<ActiveAdapter>>,
     report: &mut dyn Report,
 ) -> Result<(Grades, Vec<Episode>), AgentError> {
-    let episodes: Vec<Episode> = play(base, env, &Play::greedy(items, adapter), report)?.concat();
+    let episodes: Vec<Episode> = play(base, &Play::greedy(&Place::all(env, items, adapter.as_ref())), report)?.concat();
     let grades = Grades {
         strict: episodes.iter().map(|episode| episode.strict).collect(),
         lenient: episodes.iter().map(|episode| episode.lenient).collect(),

@@ -2,22 +2,22 @@
 //! published. The only place where the learning loop is closed.
 
 use super::{
-    AgentError, Base, Play,
+    AgentError, Base, Mark, Marks, Place, Play,
     budget::{Budget, Next, ToJudge},
     gate::Decision,
-    judge::{APART_ITEMS, fixed_items, forms_apart, judge},
+    judge::{APART_ITEMS, fixed_items, forms_apart},
     measure::Grades,
-    method::{Source, WARMUP_STEPS, sampled_tokens},
+    method::{Material, Source, WARMUP_STEPS, sampled_tokens},
     play,
     recipe::{Method, Recipe},
-    run::{Birth, Run, Settings},
+    run::{Birth, Point, Run, Settings},
 };
 use crate::{
     common::{Home, Phase, Progress, Report, Seed, Unit},
     envs::{self, Environment, Item, Query, Split},
     library::{Comparison, Generation, Library, SkillName},
     lora::{ActiveAdapter, LoraConfig, init},
-    train::{Job, Learner, PassLimits, PassStats, forward_backward, optim_step},
+    train::{Job, Learner, Loss, PassLimits, PassStats, forward_backward, optim_step},
 };
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -64,8 +64,14 @@ pub struct Learned {
     pub decision: Decision,
     /// Tokens drawn, evaluations included.
     pub sampled_tokens: u64,
+    /// Tokens that were read before them, those of training's own samples left out.
+    pub read_tokens: u64,
     /// Tokens that passed through forward and backward.
     pub trained_tokens: u64,
+    /// Those of them that had a loss.
+    pub scored_tokens: u64,
+    /// What was seen at each step that trained.
+    pub curve: Vec<Point>,
     /// Mean absolute difference between recorded and recomputed logprobs of sampled tokens, where it learned from samples.
     pub logprob_gap: Option<f64>,
     /// From birth to the end, over all sittings.
@@ -81,10 +87,102 @@ pub fn learn(
     home: &Home,
     report: &mut dyn Report,
 ) -> Result<Learned, AgentError> {
-    let mut life = Life::open(lesson, library, home)?;
-    life.be_born(report)?;
-    life.train(report)?;
-    life.be_judged(library, report)
+    let class = Class { lessons: std::slice::from_ref(lesson), library, home, marks: &Marks::default() };
+    let mut learned = learn_together(&class, report)?;
+    learned.next().expect("one lesson is one life")
+}
+
+/// Lessons over one base that are learned at once, each step of all in one pass over the base. Each ends at the same bytes as if it were
+/// alone; budgets in time are another matter, as what one life takes all others wait for.
+pub struct Class<'a> {
+    /// The lessons; each has a name of its own.
+    pub lessons: &'a [Lesson<'a>],
+    /// Where what proves itself is published.
+    pub library: &'a Library,
+    /// Where runs that are not finished lie.
+    pub home: &'a Home,
+    /// What has been answered before, and need not be again.
+    pub marks: &'a Marks,
+}
+
+/// Lives all lives of a class up to their ends; each is judged and published as its turn comes in the iterator.
+///
+/// # Panics
+/// If the lessons are not over one base.
+pub fn learn_together<'a>(
+    class: &Class<'a>,
+    report: &'a mut dyn Report,
+) -> Result<impl Iterator<Item = Result<Learned, AgentError>> + use<'a>, AgentError> {
+    let library = class.library;
+    let mut lives = class.lessons.iter().map(|lesson| Life::open(lesson, class)).collect::<Result<Vec<_>, _>>()?;
+    lives.iter_mut().try_for_each(|life| life.be_born(report))?;
+    train(&mut lives, report)?;
+    Ok(lives.into_iter().map(move |life| life.be_judged(library, report)))
+}
+
+/// Trains every life to the end of its budget.
+fn train(lives: &mut [Life<'_>], report: &mut dyn Report) -> Result<(), AgentError> {
+    let mut going: Vec<&mut Life<'_>> = lives.iter_mut().collect();
+    while !going.is_empty() {
+        let mut studies = Vec::new();
+        for life in going {
+            if let Some(steps) = life.more(report)? {
+                let study = life.study(steps, report)?;
+                studies.push((life, study));
+            }
+        }
+        let details = step(&mut studies)?;
+        if let (Some((life, study)), Some(detail)) = (studies.first(), details.first()) {
+            let others = if studies.len() > 1 { format!(" and {} more", studies.len() - 1) } else { String::new() };
+            report.progress(Progress {
+                phase: Phase::Training,
+                label: &format!("{}{others}", life.lesson.name),
+                done: life.run.progress.step as u64,
+                total: Some(study.steps as u64),
+                unit: Unit::Steps,
+                detail,
+            });
+        }
+        going = studies.into_iter().map(|(life, _)| life).collect();
+        let cancelled = report.cancelled();
+        for life in &mut going {
+            if cancelled || life.saved.elapsed().as_secs_f64() > CHECKPOINT_SECONDS {
+                life.checkpoint()?;
+            }
+        }
+        if cancelled {
+            return Err(AgentError::Cancelled);
+        }
+    }
+    Ok(())
+}
+
+/// What a life learns from in one step.
+struct Study {
+    how: Method,
+    material: Material,
+    loss: Box<Loss<'static>>,
+    /// In all, as far as that is known now.
+    steps: usize,
+}
+
+/// One step of every life, in one pass over their base. Says what each found.
+fn step(studies: &mut [(&mut Life<'_>, Study)]) -> Result<Vec<String>, AgentError> {
+    let Some(base) = studies.first().map(|(life, _)| life.lesson.base) else { return Ok(Vec::new()) };
+    let mut jobs = Vec::new();
+    for (life, study) in studies.iter_mut().filter(|(_, study)| !study.material.rows.is_empty()) {
+        assert!(std::ptr::eq(life.lesson.base, base), "a class has one base");
+        jobs.push(Job { learner: &mut life.run.learner, rows: &study.material.rows, loss: &*study.loss });
+    }
+    let found =
+        if jobs.is_empty() { Vec::new() } else { forward_backward(&base.model, &mut jobs, PassLimits::default())? };
+    let mut found = found.into_iter();
+    let mut details = Vec::new();
+    for (life, study) in studies {
+        let stats = if study.material.rows.is_empty() { None } else { found.next() };
+        details.push(life.take_step(study, stats)?);
+    }
+    Ok(details)
 }
 
 /// The items that a life is judged by.
@@ -100,13 +198,15 @@ pub(super) struct Life<'a> {
     pub(super) exam: Exam,
     /// Who it is compared with: its parent, or the base.
     pub(super) newborn: Option<Arc<ActiveAdapter>>,
+    marks: &'a Marks,
     born: Instant,
     saved: Instant,
 }
 
 impl<'a> Life<'a> {
-    fn open(lesson: &'a Lesson<'a>, library: &Library, home: &Home) -> Result<Self, AgentError> {
+    fn open(lesson: &'a Lesson<'a>, class: &Class<'a>) -> Result<Self, AgentError> {
         let Lesson { base, env, recipe, name, parent } = lesson;
+        let &Class { library, home, marks, .. } = class;
         let born = Instant::now();
         let parent_weights =
             parent.as_ref().map(|parent| library.load_adapter(parent, &base.id, base.spec())).transpose()?;
@@ -131,7 +231,7 @@ impl<'a> Life<'a> {
             validation: fixed_items(*env, Split::Validation, recipe.level, recipe.validation_items)?,
             test: fixed_items(*env, Split::Test, recipe.level, recipe.test_items)?,
         };
-        Ok(Self { lesson, config, run, exam, newborn, born, saved: born })
+        Ok(Self { lesson, config, run, exam, newborn, marks, born, saved: born })
     }
 
     pub(super) fn seed(&self) -> Seed {
@@ -161,9 +261,11 @@ impl<'a> Life<'a> {
         adapter: Option<Arc<ActiveAdapter>>,
         report: &mut dyn Report,
     ) -> Result<Grades, AgentError> {
-        let (grades, episodes) = judge(self.lesson.base, self.lesson.env, items, adapter, report)?;
-        self.run.progress.sampled_tokens += sampled_tokens(&episodes);
-        Ok(grades)
+        let Lesson { base, env, .. } = self.lesson;
+        let marks = self.marks.ask(base, &Place::all(*env, items, adapter.as_ref()), report)?;
+        self.run.progress.sampled_tokens += marks.iter().map(|mark| mark.drawn).sum::<u64>();
+        self.run.progress.read_tokens += marks.iter().map(|mark| mark.read).sum::<u64>();
+        Ok(Mark::grades(&marks))
     }
 
     /// Scores the newborn and decides how it is to learn.
@@ -214,14 +316,13 @@ impl<'a> Life<'a> {
     /// Share of `items` that at least one of the probe's samples solves (pass@8).
     fn probe(&mut self, items: &[Item], report: &mut dyn Report) -> Result<f64, AgentError> {
         let rollouts = Play {
-            items,
+            places: &Place::all(self.lesson.env, items, self.newborn.as_ref()),
             samples: PROBE_SAMPLES,
             temperature: Method::Rloo.defaults().temperature,
             seed: self.seed().purpose("probe"),
-            adapter: self.newborn.clone(),
             phase: Phase::Rollouts,
         };
-        let groups = play(self.lesson.base, self.lesson.env, &rollouts, report)?;
+        let groups = play(self.lesson.base, &rollouts, report)?;
         self.run.progress.sampled_tokens += sampled_tokens(groups.iter().flatten());
         let solved = groups.iter().filter(|group| group.iter().any(|episode| episode.strict)).count();
         Ok(solved as f64 / items.len().max(1) as f64)
@@ -250,56 +351,39 @@ impl<'a> Life<'a> {
         Ok(())
     }
 
-    fn train(&mut self, report: &mut dyn Report) -> Result<(), AgentError> {
+    /// Whether there is another step to train, and of how many in all; at the end what was learned is made durable.
+    fn more(&mut self, report: &mut dyn Report) -> Result<Option<usize>, AgentError> {
         loop {
-            let steps = match self.next() {
-                Next::Step(steps) => steps,
-                Next::Probe => {
-                    self.time_judging(report)?;
-                    continue;
-                }
-                Next::Judge => return self.checkpoint(),
-            };
-            let step = self.run.progress.step;
-            let detail = self.step(step, steps, report)?;
-            report.progress(Progress {
-                phase: Phase::Training,
-                label: self.lesson.name.as_str(),
-                done: step as u64 + 1,
-                total: Some(steps as u64),
-                unit: Unit::Steps,
-                detail: &detail,
-            });
-            let cancelled = report.cancelled();
-            if cancelled || self.saved.elapsed().as_secs_f64() > CHECKPOINT_SECONDS {
-                self.checkpoint()?;
-            }
-            if cancelled {
-                return Err(AgentError::Cancelled);
+            match self.next() {
+                Next::Step(steps) => return Ok(Some(steps)),
+                Next::Probe => self.time_judging(report)?,
+                Next::Judge => return self.checkpoint().map(|()| None),
             }
         }
     }
 
-    /// One step: material, gradient, update. Says what it found.
-    fn step(&mut self, step: usize, steps: usize, report: &mut dyn Report) -> Result<String, AgentError> {
-        let (method, warmup) = (self.birth().method, self.birth().warmup);
-        let source = self.source();
-        let warming = step < warmup;
-        let material = if warming {
-            source.warmup(step)?
+    /// What is learned from in the next step.
+    fn study(&self, steps: usize, report: &mut dyn Report) -> Result<Study, AgentError> {
+        let Birth { method, warmup, .. } = *self.birth();
+        let (source, step) = (self.source(), self.run.progress.step);
+        let (how, material) = if step < warmup {
+            (Method::Sft, source.warmup(step)?)
         } else {
-            let active = || self.active();
-            source.material(method, step - warmup, &active, report)?
+            (method, source.material(method, step - warmup, &|| self.active(), report)?)
         };
-        let how = if warming { Method::Sft } else { method };
-        let mut detail = material.reward().map(|reward| format!("reward {reward:.2}")).unwrap_or_default();
-        if !material.rows.is_empty() {
-            let loss = source.loss(how);
-            let jobs = &mut [Job { learner: &mut self.run.learner, rows: &material.rows, loss: &*loss }];
-            let stats = forward_backward(&self.lesson.base.model, jobs, PassLimits::default())?[0];
-            optim_step(&mut self.run.learner, &self.lesson.recipe.optimiser(how, steps))?;
+        Ok(Study { how, material, loss: source.loss(how), steps })
+    }
+
+    /// Takes the step that a pass over `study` gave the gradient of. Says what it found.
+    fn take_step(&mut self, study: &Study, stats: Option<PassStats>) -> Result<String, AgentError> {
+        let Study { how, material, steps, .. } = study;
+        let reward = material.reward();
+        let mut detail = reward.map(|reward| format!("reward {reward:.2}")).unwrap_or_default();
+        if let Some(stats) = stats {
+            optim_step(&mut self.run.learner, &self.lesson.recipe.optimiser(*how, *steps))?;
             detail = describe(&detail, &stats);
             self.count(&stats);
+            self.run.progress.curve.push(Point { step: self.run.progress.step, loss: stats.loss, reward });
         }
         self.run.append(&material.episodes)?;
         self.run.progress.sampled_tokens += material.sampled_tokens();
@@ -310,6 +394,7 @@ impl<'a> Life<'a> {
     fn count(&mut self, stats: &PassStats) {
         let progress = &mut self.run.progress;
         progress.trained_tokens += stats.tokens as u64;
+        progress.scored_tokens += stats.loss_tokens as u64;
         if let Some(gap) = stats.gap {
             progress.gap_sum += gap;
             progress.gap_steps += 1;

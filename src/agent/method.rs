@@ -1,6 +1,6 @@
 //! What a subagent learns from at each step: items and episodes in, training rows out. Never steps an optimiser.
 
-use super::{AgentError, Base, Play, play, recipe::Method};
+use super::{AgentError, Base, Place, Play, play, recipe::Method};
 use crate::{
     common::{Phase, Report, Seed},
     envs::{self, Environment, Item, Outcome, Query, Split},
@@ -88,14 +88,13 @@ impl Source<'_> {
             return Ok(Material { rows, episodes: Vec::new() });
         }
         let rollouts = Play {
-            items: &items,
+            places: &Place::all(self.env, &items, Some(&adapter())),
             samples: defaults.samples,
             temperature: defaults.temperature,
             seed: self.seed.purpose("rollouts").index(step as u64),
-            adapter: Some(adapter()),
             phase: Phase::Rollouts,
         };
-        let groups = play(self.base, self.env, &rollouts, report)?;
+        let groups = play(self.base, &rollouts, report)?;
         let pulled = self.is_pulled_to_base(method);
         let mut rows: Vec<TrainRow> = groups.iter().flat_map(|group| learn_from(method, group, pulled)).collect();
         if pulled {

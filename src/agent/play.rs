@@ -11,101 +11,107 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// What is to be played.
+/// A question, and who answers it.
 #[derive(Clone)]
+pub struct Place<'a> {
+    /// What it is a question of.
+    pub env: &'a dyn Environment,
+    /// The question.
+    pub item: &'a Item,
+    /// Who acts; none is the base.
+    pub adapter: Option<Arc<ActiveAdapter>>,
+}
+
+impl<'a> Place<'a> {
+    /// All of `items`, answered by one.
+    pub fn all(env: &'a dyn Environment, items: &'a [Item], adapter: Option<&Arc<ActiveAdapter>>) -> Vec<Self> {
+        items.iter().map(|item| Self { env, item, adapter: adapter.cloned() }).collect()
+    }
+}
+
+/// What is to be played. Places under different adapters share the engine's batches.
 pub struct Play<'a> {
-    /// The questions.
-    pub items: &'a [Item],
+    /// The questions and who answers them.
+    pub places: &'a [Place<'a>],
     /// Attempts at each.
     pub samples: u64,
     /// 0 is greedy.
     pub temperature: f32,
     /// Of all draws.
     pub seed: Seed,
-    /// Who acts; none is the base.
-    pub adapter: Option<Arc<ActiveAdapter>>,
     /// What the progress is called.
     pub phase: Phase,
 }
 
 impl<'a> Play<'a> {
-    /// One greedy attempt at each item.
-    pub fn greedy(items: &'a [Item], adapter: Option<Arc<ActiveAdapter>>) -> Self {
-        Self { items, samples: 1, temperature: 0.0, seed: Seed::new(0), adapter, phase: Phase::Evaluation }
+    /// One greedy attempt at each place.
+    pub fn greedy(places: &'a [Place<'a>]) -> Self {
+        Self { places, samples: 1, temperature: 0.0, seed: Seed::new(0), phase: Phase::Evaluation }
     }
 }
 
 /// An attempt under way.
 struct Attempt {
-    item: usize,
+    place: usize,
     sample: u64,
+    turns_max: usize,
     session: Box<dyn Session>,
     turns: Vec<Turn>,
     grade: Option<Grade>,
 }
 
-/// Plays every item `samples` times; the episodes of each item, in order of items and samples.
+/// Plays every place `samples` times; the episodes of each place, in order of places and samples.
 ///
-/// An episode that is still open after the level's last turn is graded as a failure.
-pub fn play(
-    base: &Base,
-    env: &dyn Environment,
-    play: &Play<'_>,
-    report: &mut dyn Report,
-) -> Result<Vec<Vec<Episode>>, AgentError> {
-    let mut attempts = begin(env, play)?;
-    let turns_max = play.items.iter().map(|item| env.info().level(item.level).map(|level| level.turns_max));
-    let turns_max = turns_max.collect::<Result<Vec<_>, _>>()?.into_iter().max().unwrap_or(0);
-    for round in 0..turns_max {
-        let mut open: Vec<&mut Attempt> = attempts.iter_mut().filter(|attempt| attempt.grade.is_none()).collect();
+/// An episode that is still open after its level's last turn is graded as a failure.
+pub fn play(base: &Base, play: &Play<'_>, report: &mut dyn Report) -> Result<Vec<Vec<Episode>>, AgentError> {
+    let mut attempts = begin(play)?;
+    for round in 0.. {
+        let goes_on = |attempt: &&mut Attempt| attempt.grade.is_none() && round < attempt.turns_max;
+        let mut open: Vec<&mut Attempt> = attempts.iter_mut().filter(goes_on).collect();
         if open.is_empty() {
             break;
         }
-        let requests = requests(base, env, play, &open, round)?;
-        let completions = run(base, env, play, requests, report)?;
+        let requests = requests(base, play, &open, round)?;
+        let completions = run(base, play, requests, report)?;
         for (attempt, completion) in open.iter_mut().zip(completions) {
             attempt.take(base, completion)?;
         }
     }
-    Ok(gather(env, play, attempts))
+    Ok(gather(play, attempts))
 }
 
-fn begin(env: &dyn Environment, play: &Play<'_>) -> Result<Vec<Attempt>, AgentError> {
-    let places = (0..play.items.len()).flat_map(|item| (0..play.samples).map(move |sample| (item, sample)));
-    let attempt = |(item, sample)| {
-        let session = env.start(&play.items[item])?;
-        Ok(Attempt { item, sample, session, turns: Vec::new(), grade: None })
+fn begin(play: &Play<'_>) -> Result<Vec<Attempt>, AgentError> {
+    let attempts = (0..play.places.len()).flat_map(|place| (0..play.samples).map(move |sample| (place, sample)));
+    let attempt = |(place, sample)| {
+        let Place { env, item, .. } = &play.places[place];
+        let turns_max = env.info().level(item.level)?.turns_max;
+        Ok(Attempt { place, sample, turns_max, session: env.start(item)?, turns: Vec::new(), grade: None })
     };
-    places.map(attempt).collect()
+    attempts.map(attempt).collect()
 }
 
 /// One request a run of neighbouring attempts that see the same conversation: they share its prefill.
-fn requests(
-    base: &Base,
-    env: &dyn Environment,
-    play: &Play<'_>,
-    open: &[&mut Attempt],
-    round: usize,
-) -> Result<Vec<Request>, AgentError> {
+fn requests(base: &Base, play: &Play<'_>, open: &[&mut Attempt], round: usize) -> Result<Vec<Request>, AgentError> {
     let mut requests: Vec<Request> = Vec::new();
     let mut last: Option<(usize, u64)> = None;
     for attempt in open {
-        let shares = round == 0 && last.is_some_and(|(item, next)| (item, next) == (attempt.item, attempt.sample));
-        last = Some((attempt.item, attempt.sample + 1));
+        let shares = round == 0 && last.is_some_and(|last| last == (attempt.place, attempt.sample));
+        last = Some((attempt.place, attempt.sample + 1));
         if let (true, Some(request)) = (shares, requests.last_mut()) {
             request.samples.end += 1;
             continue;
         }
-        let level = env.info().level(play.items[attempt.item].level)?;
+        let Place { env, item, adapter } = &play.places[attempt.place];
+        let level = env.info().level(item.level)?;
         let sampling = Sampling {
             temperature: play.temperature,
-            seed: play.seed.index(attempt.item as u64).index(round as u64),
+            seed: play.seed.index(attempt.place as u64).index(round as u64),
             max_tokens: level.reply_tokens_max,
             stop_ids: base.text.stop_ids.clone(),
             ..Sampling::default()
         };
         let prompt = base.prompt_ids(attempt.session.observe())?;
-        let mut request = Request::new(prompt, sampling).under(play.adapter.clone());
+        let mut request = Request::new(prompt, sampling).under(adapter.clone());
         request.samples = attempt.sample..attempt.sample + 1;
         requests.push(request);
     }
@@ -115,7 +121,6 @@ fn requests(
 /// Runs `requests`; their completions in order, each with its prompt.
 fn run(
     base: &Base,
-    env: &dyn Environment,
     play: &Play<'_>,
     requests: Vec<Request>,
     report: &mut dyn Report,
@@ -124,7 +129,7 @@ fn run(
     let total = requests.iter().map(|request| request.samples.end - request.samples.start).sum::<u64>();
     let mut engine = Engine::new(base.model.clone(), Limits::default());
     let mut done = 0;
-    let label = &env.info().name;
+    let label = play.places.first().map_or("nothing", |place| &place.env.info().name);
     let groups = engine.run_all(requests, &mut |event| {
         if matches!(event.kind, EventKind::Finished(_)) {
             done += 1;
@@ -153,16 +158,16 @@ impl Attempt {
     }
 }
 
-fn gather(env: &dyn Environment, play: &Play<'_>, attempts: Vec<Attempt>) -> Vec<Vec<Episode>> {
-    let mut episodes: Vec<Vec<Episode>> = play.items.iter().map(|_| Vec::new()).collect();
-    for Attempt { item, turns, grade, .. } in attempts {
-        let question = &play.items[item];
+fn gather(play: &Play<'_>, attempts: Vec<Attempt>) -> Vec<Vec<Episode>> {
+    let mut episodes: Vec<Vec<Episode>> = play.places.iter().map(|_| Vec::new()).collect();
+    for Attempt { place, turns, grade, .. } in attempts {
+        let Place { env, item, .. } = &play.places[place];
         let unfinished = Grade { reward: 0.0, strict: false, lenient: false, feedback: None };
         let Grade { reward, strict, lenient, feedback } = grade.unwrap_or(unfinished);
-        episodes[item].push(Episode {
+        episodes[place].push(Episode {
             env: env.info().name.clone(),
-            item: question.id.to_string(),
-            wording: question.wording,
+            item: item.id.to_string(),
+            wording: item.wording,
             turns,
             reward,
             strict,

@@ -56,6 +56,17 @@ pub(super) struct Birth {
     pub(super) warmup: usize,
 }
 
+/// What a step of training saw.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// Steps before it.
+    pub step: usize,
+    /// Mean loss.
+    pub loss: f64,
+    /// Mean reward of what was sampled, where it learned from samples.
+    pub reward: Option<f64>,
+}
+
 /// How far a run got.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Progress {
@@ -65,7 +76,14 @@ pub(super) struct Progress {
     /// Steps taken, those without anything to learn included.
     pub(super) step: usize,
     pub(super) sampled_tokens: u64,
+    #[serde(default)]
+    pub(super) read_tokens: u64,
     pub(super) trained_tokens: u64,
+    #[serde(default)]
+    pub(super) scored_tokens: u64,
+    /// What was seen at each step that trained.
+    #[serde(default)]
+    pub(super) curve: Vec<Point>,
     /// Mean absolute difference between recorded and recomputed logprobs, summed over the steps that sampled.
     pub(super) gap_sum: f64,
     pub(super) gap_steps: usize,

@@ -3,6 +3,7 @@
 mod digest;
 mod file;
 mod home;
+mod journal;
 mod message;
 mod progress;
 mod seed;
@@ -10,6 +11,7 @@ mod seed;
 pub use digest::{Digest, DigestError};
 pub use file::{sync_dir, write_atomic};
 pub use home::{Home, HomeError};
+pub use journal::{Journal, JournalError};
 pub use message::{Message, Role};
 pub use progress::{Phase, Progress, Report, Silent, Unit};
 pub use seed::{Rng, Seed};
