@@ -19,6 +19,7 @@ pub(crate) trait Decode: Send + Sync {
         wanted: &[usize],
     ) -> Result<Vec<f32>, ModelError>;
     fn pooled(&self, batch: &Batch, layer: usize) -> Result<Vec<Vec<f32>>, ModelError>;
+    fn observe(&self, batch: &Batch, see: &mut dyn FnMut(usize, bool, &[Vec<f32>])) -> Result<(), ModelError>;
     fn score(&self, batch: &Batch, adapters: &[Adapter<'_>], targets: &[Target]) -> Result<Scores, ModelError>;
     fn record<'m>(
         &'m self,
@@ -189,6 +190,19 @@ impl<H: Halves> Decode for Decoder<H> {
         let pass = Pass { batch, adapters: &[], segments, prepared: self.halves.prepare(batch, &[], false)? };
         let hidden = self.walk(&pass, 2 * layer..2 * layer, None)?.hidden;
         self.halves.means(&hidden, batch.spans())
+    }
+
+    fn observe(&self, batch: &Batch, see: &mut dyn FnMut(usize, bool, &[Vec<f32>])) -> Result<(), ModelError> {
+        let pass = self.pass(batch, &[], false)?;
+        let mut x = self.halves.embed(batch.tokens())?;
+        for layer in 0..self.spec.layers {
+            let at = At { layer, pass: &pass };
+            see(layer, true, &self.halves.normed(layer, true, &x)?);
+            x = self.halves.attention(at, x, None)?;
+            see(layer, false, &self.halves.normed(layer, false, &x)?);
+            x = self.halves.mlp(at, x)?;
+        }
+        Ok(())
     }
 
     fn score(&self, batch: &Batch, adapters: &[Adapter<'_>], targets: &[Target]) -> Result<Scores, ModelError> {

@@ -160,6 +160,12 @@ impl Model {
         self.decoder.pooled(batch, layer)
     }
 
+    /// Shows `see` what the linears of every half read, under no adapter: the layer, whether it is the attention half (and not the
+    /// MLP half), and the normed residual stream, `[tokens][hidden]`.
+    pub fn observe(&self, batch: &Batch, see: &mut dyn FnMut(usize, bool, &[Vec<f32>])) -> Result<(), ModelError> {
+        self.decoder.observe(batch, see)
+    }
+
     /// Scores of `targets` without keeping anything for a backward pass. `batch` starts from position 0 (or from prefixes).
     pub fn score(&self, batch: &Batch, adapters: &[Adapter<'_>], targets: &[Target]) -> Result<Scores, ModelError> {
         self.decoder.score(batch, adapters, targets)

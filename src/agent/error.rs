@@ -30,6 +30,12 @@ pub enum AgentError {
         /// Where it lies.
         path: PathBuf,
     },
+    /// Not a reward.
+    #[error("a reward of {found} was given; a number from 0 to 1 is expected")]
+    Reward {
+        /// What was given.
+        found: f64,
+    },
     /// A run's file cannot be read or written.
     #[error("{path}: {what}")]
     Run {

@@ -1,6 +1,6 @@
 //! Measuring who is there: a skill, the routed skills or the base, on fixed items of an environment. Never trains.
 
-use super::{AgentError, Grades, Session, SkillChoice, fixed_items_of, judge};
+use super::{AgentError, Grades, Routing, Session, SkillChoice, fixed_items_of, judge};
 use crate::{
     common::{Digest, Report},
     envs::{Environment, Item, Query},
@@ -54,10 +54,12 @@ fn who_answers(
     items: &[Item],
     skill: &SkillChoice,
 ) -> Result<Vec<Option<Arc<Generation>>>, AgentError> {
-    if *skill != SkillChoice::Auto {
-        return Ok(vec![session.choose(skill, &[])?; items.len()]);
-    }
+    let routing = match skill {
+        SkillChoice::Auto => Routing::default(),
+        SkillChoice::Routed(routing) => *routing,
+        SkillChoice::Named(_) | SkillChoice::None => return Ok(vec![session.choose(skill, &[])?; items.len()]),
+    };
     let prompts = items.iter().map(|item| session.base.prompt_ids(env.start(item)?.observe()));
-    let routed = session.route(&prompts.collect::<Result<Vec<_>, AgentError>>()?)?;
+    let routed = session.route_as(&prompts.collect::<Result<Vec<_>, AgentError>>()?, routing)?;
     Ok(routed.into_iter().map(|routed| routed.choice).collect())
 }

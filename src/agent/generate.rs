@@ -1,6 +1,6 @@
 //! Answering a prompt, streamed: under a named skill, the routed one, or the base. Never trains.
 
-use super::{AgentError, Session};
+use super::{AgentError, Routing, Session};
 use crate::{
     common::Message,
     engine::{Engine, Event, EventKind, FinishReason, Limits, Request, Sampling},
@@ -14,6 +14,8 @@ use std::{ops::ControlFlow, sync::Arc};
 pub enum SkillChoice {
     /// The router's choice, or the base.
     Auto,
+    /// The same, by other means than the router proper.
+    Routed(Routing),
     /// The base.
     None,
     /// This one.

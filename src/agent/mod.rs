@@ -33,7 +33,7 @@ pub use marks::{Mark, Marks};
 pub use measure::{Grades, improvement, wilson};
 pub use play::{Place, Play, play};
 pub use recipe::{Method, Recipe, UnknownMethod};
-pub use route::{Routed, routing_features};
+pub use route::{LoggedDecision, Routed, Routing, routing_features};
 pub use run::Point;
 pub use score::Scored;
 pub use session::Session;

@@ -1,13 +1,12 @@
 //! Everything opened once: a base, the library over it, and adapters in memory. Never learns.
 
-use super::{AgentError, Base, BaseChoice, SkillChoice};
+use super::{AgentError, Base, BaseChoice, SkillChoice, route};
 use crate::{
     common::{Home, Report},
     library::{AdapterCache, Generation, Library},
     lora::ActiveAdapter,
-    router::Router,
 };
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// Adapters kept in memory: 2 GiB hold some hundred of rank 16 over the default base.
 const CACHE_BYTES: usize = 2 << 30;
@@ -21,7 +20,7 @@ pub struct Session {
     /// The skills.
     pub library: Library,
     cache: AdapterCache,
-    pub(super) router: Mutex<Option<Router>>,
+    pub(super) routing: route::Kept,
 }
 
 impl Session {
@@ -29,7 +28,7 @@ impl Session {
     pub fn open(choice: &BaseChoice, home: Home, report: &mut dyn Report) -> Result<Self, AgentError> {
         let library = Library::open(&home.library())?;
         let base = Base::open(choice, &home, report)?;
-        Ok(Self { home, base, library, cache: AdapterCache::new(CACHE_BYTES), router: Mutex::default() })
+        Ok(Self { home, base, library, cache: AdapterCache::new(CACHE_BYTES), routing: route::Kept::default() })
     }
 
     /// The adapter of `generation`, from memory or from the library.
@@ -45,11 +44,7 @@ impl Session {
             // Knowing what belongs to no skill may cost a pass over the background prompts: not worth it where there is no choice.
             SkillChoice::Auto if !self.has_routable_skills()? => Ok(None),
             SkillChoice::Auto => Ok(self.route(&[prompt.to_vec()])?.remove(0).choice),
+            SkillChoice::Routed(routing) => Ok(self.route_as(&[prompt.to_vec()], *routing)?.remove(0).choice),
         }
-    }
-
-    fn has_routable_skills(&self) -> Result<bool, AgentError> {
-        let catalogue = self.library.catalogue()?;
-        Ok(catalogue.entries.iter().any(|entry| entry.features.is_some() && entry.base.same(&self.base.id)))
     }
 }

@@ -124,6 +124,7 @@ pub(super) fn skill(text: &str) -> Result<SkillChoice, NameError> {
 pub(super) fn skill_text(skill: &SkillChoice) -> String {
     match skill {
         SkillChoice::Auto => "auto".to_owned(),
+        SkillChoice::Routed(routing) => format!("auto by {}", routing.by),
         SkillChoice::None => "none".to_owned(),
         SkillChoice::Named(SkillRef { name, which }) => match which {
             Which::Current => name.to_string(),

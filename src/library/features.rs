@@ -1,8 +1,11 @@
-//! Routing features of a skill: what a middle layer of the base made of the prompts that it was learned on. Never sees prompts.
+//! Routing features of a skill: what a middle layer of the base made of the prompts that it was learned on. Never sees a model.
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use std::collections::HashMap;
 
 const TENSOR: &str = "features";
+/// Key of the file's metadata: a JSON list of texts.
+const PROMPTS: &str = "prompts";
 
 /// One row per prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +16,8 @@ pub struct RoutingFeatures {
     pub hidden: usize,
     /// `[prompts, hidden]`, row-major.
     pub values: Vec<f32>,
+    /// The prompts in words, as far as they are known.
+    pub prompts: Vec<String>,
 }
 
 impl RoutingFeatures {
@@ -22,11 +27,16 @@ impl RoutingFeatures {
     /// In words, if there is no row, widths differ or a value is not finite.
     pub fn new(layer: usize, rows: &[Vec<f32>]) -> Result<Self, String> {
         let hidden = rows.first().map_or(0, Vec::len);
-        let features = Self { layer, hidden, values: rows.concat() };
+        let features = Self { layer, hidden, values: rows.concat(), prompts: Vec::new() };
         if rows.iter().any(|row| row.len() != hidden) {
             return Err("routing features have rows of different widths".into());
         }
         features.check().map(|()| features)
+    }
+
+    /// The same, of these prompts.
+    pub fn of_prompts(self, prompts: Vec<String>) -> Self {
+        Self { prompts, ..self }
     }
 
     /// The rows.
@@ -49,7 +59,9 @@ impl RoutingFeatures {
         let bytes: Vec<u8> = self.values.iter().flat_map(|value| value.to_le_bytes()).collect();
         let shape = vec![self.values.len() / self.hidden, self.hidden];
         let view = TensorView::new(Dtype::F32, shape, &bytes).expect("the values fill their shape");
-        safetensors::serialize([(TENSOR, view)], None).expect("one well-formed tensor")
+        let prompts = serde_json::to_string(&self.prompts).expect("texts are JSON");
+        let metadata = (!self.prompts.is_empty()).then(|| HashMap::from([(PROMPTS.to_owned(), prompts)]));
+        safetensors::serialize([(TENSOR, view)], metadata).expect("one well-formed tensor")
     }
 
     /// From [`RoutingFeatures::to_bytes`]; `layer` is kept apart from the file.
@@ -67,7 +79,10 @@ impl RoutingFeatures {
             ));
         };
         let values = tensor.data().chunks_exact(4).map(|quad| f32::from_le_bytes([quad[0], quad[1], quad[2], quad[3]]));
-        let features = Self { layer, hidden, values: values.collect() };
+        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
+        let prompts = metadata.metadata().as_ref().and_then(|texts| texts.get(PROMPTS));
+        let prompts = prompts.map(|text| serde_json::from_str(text)).transpose().map_err(|error| error.to_string())?;
+        let features = Self { layer, hidden, values: values.collect(), prompts: prompts.unwrap_or_default() };
         features.check().map(|()| features)
     }
 }
@@ -80,6 +95,8 @@ mod tests {
     fn features_read_back_as_they_were_written() {
         let features = RoutingFeatures::new(14, &[vec![1.0, -2.5, 0.0], vec![3.0, 1e-9, 7.0]]).unwrap();
         assert_eq!(RoutingFeatures::from_bytes(&features.to_bytes(), 14).unwrap(), features);
+        let of_prompts = features.clone().of_prompts(vec!["Say \"hi\".".into(), "Spell é".into()]);
+        assert_eq!(RoutingFeatures::from_bytes(&of_prompts.to_bytes(), 14).unwrap(), of_prompts);
         assert_eq!(features.rows().collect::<Vec<_>>(), [[1.0, -2.5, 0.0], [3.0, 1e-9, 7.0]]);
     }
 

@@ -146,6 +146,26 @@ impl Library {
         })
     }
 
+    /// Every name with the id of its current generation, by name, without reading any.
+    ///
+    /// # Errors
+    /// If the index cannot be read.
+    pub fn heads(&self) -> Result<Vec<(SkillName, Digest)>, LibraryError> {
+        self.index.skills()
+    }
+
+    /// What the router is to know `generation` by; none for skills that came without prompts. It is read anew each time: of
+    /// thousands of skills it is too much to keep.
+    ///
+    /// # Errors
+    /// If the object is damaged.
+    pub fn routing_features(&self, generation: &Generation) -> Result<Option<RoutingFeatures>, LibraryError> {
+        let Some(routing) = generation.manifest.blobs.routing else { return Ok(None) };
+        let bytes = self.read("the routing features", routing.blob.digest, generation.id)?;
+        let read = RoutingFeatures::from_bytes(&bytes, routing.layer);
+        read.map(Some).map_err(|why| self.damaged("the routing features", routing.blob.digest, why, generation.id))
+    }
+
     /// What the router chooses from.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! Factor of a symmetric positive definite matrix, in f64. Knows nothing of what it is solved for.
 
+use rayon::prelude::*;
+
 /// `A = L Lᵀ`.
 #[derive(Clone, Debug)]
 pub(super) struct Cholesky {
@@ -38,8 +40,18 @@ impl Cholesky {
         y
     }
 
+    /// `A⁻¹`, `[size, size]`.
+    pub(super) fn inverse(&self) -> Vec<f32> {
+        let column = |i: usize| {
+            let mut unit = vec![0.0; self.size];
+            unit[i] = 1.0;
+            self.solve(&unit).into_iter().map(|value| value as f32).collect::<Vec<_>>()
+        };
+        (0..self.size).into_par_iter().flat_map_iter(column).collect()
+    }
+
     /// `A⁻¹ x`.
-    pub(super) fn solve(&self, x: &[f64]) -> Vec<f64> {
+    fn solve(&self, x: &[f64]) -> Vec<f64> {
         let mut y = self.half_solve(x);
         // Column by column of Lᵀ, so that rows of L are read in order.
         for row in (0..self.size).rev() {
@@ -91,6 +103,12 @@ mod tests {
             let error = factor.solve(&product).iter().zip(&x).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
             assert!(error < 1e-8, "size {size}: {error}");
             let half = factor.half_solve(&product);
+            let inverse = factor.inverse();
+            let again = inverse
+                .chunks_exact(size)
+                .map(|row| row.iter().zip(&product).map(|(a, b)| f64::from(*a) * b).sum::<f64>());
+            let error = again.zip(&x).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            assert!(error < 1e-3, "size {size}: {error} by the inverse in f32");
             let quadratic = dot(&product, &x);
             assert!((dot(&half, &half) - quadratic).abs() < 1e-8 * quadratic.abs().max(1.0), "size {size}");
         }

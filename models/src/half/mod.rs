@@ -135,6 +135,9 @@ pub(crate) trait Halves: Send + Sync {
         gradient: HeadGradient<'_>,
     ) -> Result<Self::Hidden, ModelError>;
 
+    /// The normed residual stream that a layer's attention half (or its MLP half) works on: one `[hidden]` a token.
+    fn normed(&self, layer: usize, attention: bool, x: &Self::Hidden) -> Result<Vec<Vec<f32>>, ModelError>;
+
     /// Mean of `x` over each span's tokens: one `[hidden]` a span.
     fn means(&self, x: &Self::Hidden, spans: &[Span]) -> Result<Vec<Vec<f32>>, ModelError>;
 }

@@ -1,7 +1,7 @@
 //! Prefill, decode, forks and pooled states.
 
 use super::{Form, SEED, forms, learners, logits};
-use socius_models::{Adapter, Batch, KvSequence, RandomSource, Row, Slot};
+use socius_models::{Adapter, Batch, KvSequence, LayerSlot, RandomSource, Row, Slot};
 use std::sync::Arc;
 
 const TOKENS: [u32; 9] = [5, 17, 3, 96, 0, 41, 8, 8, 60];
@@ -103,6 +103,30 @@ fn wanted_logits_are_those_of_the_listed_tokens_in_their_order() {
                 form.assert_same("wanted logits", found, &all[position * vocab..][..vocab]);
             }
         }
+    }
+}
+
+#[test]
+fn what_a_layer_reads_is_the_normed_state_after_the_layers_before() {
+    for form in forms() {
+        let spec = form.model.spec();
+        let source = RandomSource { spec: spec.clone(), seed: SEED };
+        let mut seen = 0;
+        let mut see = |layer: usize, attention: bool, inputs: &[Vec<f32>]| {
+            assert_eq!((inputs.len(), inputs[0].len()), (1, spec.hidden));
+            seen += 1;
+            if attention {
+                let batch = Batch::new([Row::new(&TOKENS[..1])]);
+                let state = form.model.pooled(&batch, layer).expect("pooled").remove(0);
+                let square = state.iter().map(|x| x * x).sum::<f32>() / spec.hidden as f32;
+                let scale = (square + spec.norm_eps as f32).sqrt();
+                let weight = source.values(Slot::Layer(layer, LayerSlot::AttentionNorm));
+                let by_hand: Vec<f32> = state.iter().zip(&weight).map(|(x, w)| w * x / scale).collect();
+                form.assert_close("what a layer reads", &inputs[0], &by_hand);
+            }
+        };
+        form.model.observe(&Batch::new([Row::new(&TOKENS[..1])]), &mut see).expect("a pass");
+        assert_eq!(seen, 2 * spec.layers);
     }
 }
 

@@ -236,6 +236,12 @@ impl Halves for Cpu {
         Ok(self.head_gradient(x, targets, saved, gradient))
     }
 
+    fn normed(&self, layer: usize, attention: bool, x: &Buffer) -> Result<Vec<Vec<f32>>, ModelError> {
+        let Layer { attention_norm, mlp_norm, .. } = &self.layers[layer];
+        let normed = Self::normed(self, if attention { attention_norm } else { mlp_norm }, x);
+        Ok(normed.chunks_exact(self.spec.hidden).map(<[f32]>::to_vec).collect())
+    }
+
     fn means(&self, x: &Buffer, spans: &[Span]) -> Result<Vec<Vec<f32>>, ModelError> {
         let width = self.spec.hidden;
         let mean = |span: &Span| {

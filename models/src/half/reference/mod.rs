@@ -340,6 +340,12 @@ impl Halves for Reference {
         Ok(self.head_gradient(x, targets, gradient)?)
     }
 
+    fn normed(&self, layer: usize, attention: bool, x: &Tensor) -> std::result::Result<Vec<Vec<f32>>, ModelError> {
+        let own = &self.layers[layer];
+        let weight = if attention { &own.attention_norm } else { &own.mlp_norm };
+        Ok(ops::rms_norm(x, weight, self.spec.norm_eps)?.to_dtype(DType::F32)?.to_vec2::<f32>()?)
+    }
+
     fn means(&self, x: &Tensor, spans: &[Span]) -> std::result::Result<Vec<Vec<f32>>, ModelError> {
         let mean = |span: &Span| {
             let own = x.narrow(0, span.tokens.start, span.tokens.len())?;

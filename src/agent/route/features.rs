@@ -1,26 +1,19 @@
-//! Bringing skills back: a prompt's features through the router to a generation, or to the base. Never trains.
+//! What the router reads of prompts: the base's middle-layer states, and their words. Never decides anything.
 
-use super::{AgentError, Base, Session};
 use crate::{
-    common::{Digest, Home, Message, write_atomic},
+    agent::{AgentError, Base},
+    common::{Digest, Home, Message, Role, write_atomic},
     engine::{Engine, Limits},
     episode::Episode,
-    library::{CatalogueEntry, Generation, RoutingFeatures},
-    router::{BACKGROUND, Route, Router, Settings, layer},
+    library::RoutingFeatures,
+    router::{BACKGROUND, layer},
 };
-use std::{collections::BTreeSet, fs, sync::Arc};
+use std::{collections::BTreeSet, fs};
 
 /// Prompts that the router knows a skill by: with 16, prompts in new wordings are told from strangers' less well (docs/log.md).
-pub(super) const ROUTING_PROMPTS: usize = 64;
-
-/// The router's answer to one prompt.
-#[derive(Clone, Debug)]
-pub struct Routed {
-    /// What the router decided, and on what grounds.
-    pub route: Route,
-    /// The skill that answers; none is the base.
-    pub choice: Option<Arc<Generation>>,
-}
+pub(in crate::agent) const ROUTING_PROMPTS: usize = 64;
+/// Code that pools differently must change it.
+const POOLED: &str = "pooled 1";
 
 /// Mean middle-layer states of prompts, each the conversation before a reply, as the library keeps them with a generation.
 ///
@@ -31,44 +24,63 @@ pub struct Routed {
 /// Without a prompt.
 pub fn routing_features(base: &Base, conversations: &[Vec<Message>]) -> Result<RoutingFeatures, AgentError> {
     let prompts = conversations.iter().map(|messages| base.prompt_ids(messages)).collect::<Result<Vec<_>, _>>()?;
-    features(base, &prompts)
+    let said = |messages: &Vec<Message>| {
+        let users = messages.iter().filter(|message| message.role == Role::User);
+        users.map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n")
+    };
+    Ok(of_tokens(base, &prompts)?.of_prompts(conversations.iter().map(said).collect()))
 }
 
 /// The same of prompts in tokens.
-pub(super) fn features(base: &Base, prompts: &[Vec<u32>]) -> Result<RoutingFeatures, AgentError> {
+pub(super) fn of_tokens(base: &Base, prompts: &[Vec<u32>]) -> Result<RoutingFeatures, AgentError> {
     let rows = pooled(base, prompts)?;
     Ok(RoutingFeatures::new(layer(base.spec()), &rows).expect("the model gives finite rows of one width"))
 }
 
-fn pooled(base: &Base, prompts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, AgentError> {
+pub(super) fn pooled(base: &Base, prompts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, AgentError> {
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
     let engine = Engine::new(base.model.clone(), Limits::default());
     Ok(engine.pooled(&base.preamble()?, &prompts, layer(base.spec()))?)
 }
 
+/// What a prompt says beside the template's own words.
+pub(super) fn words(base: &Base, prompt: &[u32]) -> Result<String, AgentError> {
+    let [a, b] = ["a", "b"].map(|text| base.prompt_ids(&[Message::user(text)]));
+    let (a, b) = (a?, b?);
+    let same = |(x, y): &(&u32, &u32)| x == y;
+    let before = prompt.iter().zip(a.iter().zip(&b).take_while(same)).take_while(|(own, (x, _))| own == x).count();
+    let after = prompt[before..].iter().rev().zip(a.iter().rev().zip(b.iter().rev()).take_while(same));
+    let after = after.take_while(|(own, (x, _))| own == x).count();
+    Ok(base.text.tokenizer.decode(&prompt[before..prompt.len() - after]))
+}
+
 /// Features of what belongs to no skill: a pass over some four hundred prompts.
-fn background(base: &Base, home: &Home) -> Result<RoutingFeatures, AgentError> {
+pub(super) fn background(base: &Base, home: &Home) -> Result<RoutingFeatures, AgentError> {
     let prompts = BACKGROUND.lines().map(|prompt| base.prompt_ids(&[Message::user(prompt)]));
     let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
     // Ids are u32; one that none has ends each prompt.
     let tokens = prompts.iter().flat_map(|prompt| prompt.iter().chain([&u32::MAX])).flat_map(|id| id.to_le_bytes());
     let tokens = tokens.collect::<Vec<_>>();
-    kept(base, home, "background", &tokens, || features(base, &prompts))
+    kept(base, home, "background", &tokens, || of_tokens(base, &prompts))
+}
+
+/// What features depend on beside the prompts.
+pub(super) fn settings(base: &Base) -> String {
+    format!("{POOLED}, after layer {}, {:?}", layer(base.spec()), base.dtype)
 }
 
 /// Features that `compute` gives, of which the home keeps the outcome under `kind`, what they are of, and the base.
-fn kept(
+pub(super) fn kept(
     base: &Base,
     home: &Home,
     kind: &str,
     of: &[u8],
     compute: impl FnOnce() -> Result<RoutingFeatures, AgentError>,
 ) -> Result<RoutingFeatures, AgentError> {
-    let layer = layer(base.spec());
-    // Code that pools differently must change the version.
-    let settings = format!("pooled 1, after layer {layer}, {:?}", base.dtype);
+    let settings = settings(base);
     let key = Digest::of_parts([base.id.digest.bytes(), base.id.tokenizer.bytes(), settings.as_bytes(), of]);
     let path = home.derived().join(format!("{kind}-{}.safetensors", key.short()));
+    let layer = layer(base.spec());
     if let Some(features) = fs::read(&path).ok().and_then(|bytes| RoutingFeatures::from_bytes(&bytes, layer).ok()) {
         return Ok(features);
     }
@@ -79,54 +91,11 @@ fn kept(
 }
 
 /// Up to [`ROUTING_PROMPTS`] different first prompts, evenly spread over `episodes`.
-fn prompts_of(episodes: &[Episode]) -> Vec<Vec<u32>> {
+pub(super) fn prompts_of(episodes: &[Episode]) -> Vec<Vec<u32>> {
     let prompts = episodes.iter().filter_map(|episode| episode.turns.first()).map(|turn| &turn.prompt);
     let different: Vec<_> = prompts.collect::<BTreeSet<_>>().into_iter().collect();
     let count = different.len().min(ROUTING_PROMPTS);
     (0..count).map(|i| different[i * different.len() / count].clone()).collect()
-}
-
-impl Session {
-    /// Who answers each of these prompts, by the library as it stands now.
-    pub fn route(&self, prompts: &[Vec<u32>]) -> Result<Vec<Routed>, AgentError> {
-        let router = self.router()?;
-        pooled(&self.base, prompts)?.iter().map(|features| self.routed(&router, features)).collect()
-    }
-
-    /// The router over the library as it stands now. What belongs to no skill is computed once a session.
-    fn router(&self) -> Result<Router, AgentError> {
-        let mut kept = self.router.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut router = match kept.take() {
-            Some(router) => router,
-            None => Router::new(self.base.id.clone(), background(&self.base, &self.home)?, Settings::default())?,
-        };
-        let mut catalogue = self.library.catalogue()?;
-        catalogue.entries.iter_mut().try_for_each(|entry| self.refresh(entry))?;
-        router.sync(&catalogue);
-        *kept = Some(router.clone());
-        Ok(router)
-    }
-
-    /// A skill whose features were taken after another layer than this version routes by gets new ones from what it was trained on.
-    fn refresh(&self, entry: &mut CatalogueEntry) -> Result<(), AgentError> {
-        let current = |features: &Arc<RoutingFeatures>| features.layer == layer(self.base.spec());
-        if !entry.base.same(&self.base.id) || entry.features.as_ref().is_none_or(current) {
-            return Ok(());
-        }
-        let prompts = prompts_of(&self.library.episodes(&*self.library.generation(entry.generation)?)?);
-        if !prompts.is_empty() {
-            let compute = || features(&self.base, &prompts);
-            let features = kept(&self.base, &self.home, "skill", entry.generation.bytes(), compute)?;
-            entry.features = Some(Arc::new(features));
-        }
-        Ok(())
-    }
-
-    fn routed(&self, router: &Router, features: &[f32]) -> Result<Routed, AgentError> {
-        let route = router.route(features)?;
-        let choice = route.generation.map(|id| self.library.generation(id)).transpose()?;
-        Ok(Routed { route, choice })
-    }
 }
 
 #[cfg(test)]
