@@ -11,9 +11,9 @@ pub fn forward(gate: &[f32], up: &[f32], y: &mut [f32]) {
     forward_as(simd::active(), gate, up, y);
 }
 
-/// Sets `d_gate` and `d_up` from `dy`.
-pub fn backward((gate, up): (&[f32], &[f32]), dy: &[f32], (d_gate, d_up): (&mut [f32], &mut [f32])) {
-    backward_as(simd::active(), (gate, up), dy, (d_gate, d_up));
+/// Turns `gate` and `up` into their gradients from `dy`, all of one length.
+pub fn backward((gate, up): (&mut [f32], &mut [f32]), dy: &[f32]) {
+    backward_as(simd::active(), (gate, up), dy);
 }
 
 fn forward_as(variant: Variant, gate: &[f32], up: &[f32], y: &mut [f32]) {
@@ -24,11 +24,10 @@ fn forward_as(variant: Variant, gate: &[f32], up: &[f32], y: &mut [f32]) {
     });
 }
 
-fn backward_as(variant: Variant, (gate, up): (&[f32], &[f32]), dy: &[f32], (d_gate, d_up): (&mut [f32], &mut [f32])) {
-    assert!(gate.len() == dy.len() && up.len() == dy.len() && d_gate.len() == dy.len(), "all are of one length");
-    elementwise::rows_of_two((d_gate, d_up), 1, |first, d_gate, d_up| {
-        let at = first..first + d_gate.len();
-        simd::run(variant, Backward { gate: &gate[at.clone()], up: &up[at.clone()], dy: &dy[at], d_gate, d_up });
+fn backward_as(variant: Variant, (gate, up): (&mut [f32], &mut [f32]), dy: &[f32]) {
+    assert!(gate.len() == dy.len() && up.len() == dy.len(), "all are of one length");
+    elementwise::rows_of_two((gate, up), 1, |first, gate, up| {
+        simd::run(variant, Backward { dy: &dy[first..first + gate.len()], gate, up });
     });
 }
 
@@ -64,29 +63,25 @@ impl Kernel for Forward<'_> {
 }
 
 struct Backward<'a> {
-    gate: &'a [f32],
-    up: &'a [f32],
+    gate: &'a mut [f32],
+    up: &'a mut [f32],
     dy: &'a [f32],
-    d_gate: &'a mut [f32],
-    d_up: &'a mut [f32],
 }
 
 impl Kernel for Backward<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let inputs = self.gate.chunks(LANES).zip(self.up.chunks(LANES)).zip(self.dy.chunks(LANES));
-        let outputs = self.d_gate.chunks_mut(LANES).zip(self.d_up.chunks_mut(LANES));
-        for (((gate, up), dy), (d_gate, d_up)) in inputs.zip(outputs) {
+        for ((gate, up), dy) in self.gate.chunks_mut(LANES).zip(self.up.chunks_mut(LANES)).zip(self.dy.chunks(LANES)) {
             let n = dy.len();
-            // SAFETY: the five chunks hold n values.
+            // SAFETY: the three chunks hold n values.
             unsafe {
                 let one = S::splat(1.0);
                 let (g, dy) = (S::load_n(gate.as_ptr(), n), S::load_n(dy.as_ptr(), n));
                 let s = sigmoid::<S>(g);
-                S::store_n(d_up.as_mut_ptr(), S::mul(S::mul(g, s), dy), n);
                 let slope = S::mul(s, S::fma(g, S::sub(one, s), one));
-                let up = S::load_n(up.as_ptr(), n);
-                S::store_n(d_gate.as_mut_ptr(), S::mul(slope, S::mul(up, dy)), n);
+                let u = S::load_n(up.as_ptr(), n);
+                S::store_n(up.as_mut_ptr(), S::mul(S::mul(g, s), dy), n);
+                S::store_n(gate.as_mut_ptr(), S::mul(slope, S::mul(u, dy)), n);
             }
         }
     }
@@ -105,9 +100,9 @@ mod tests {
             let gate: Vec<f32> = values.take(len).iter().map(|g| g * g * g * 120.0).collect();
             let (up, dy) = (values.take(len), values.take(len));
             for &variant in variants() {
-                let [mut y, mut d_gate, mut d_up] = [(); 3].map(|()| vec![f32::NAN; len]);
+                let (mut y, mut d_gate, mut d_up) = (vec![f32::NAN; len], gate.clone(), up.clone());
                 forward_as(variant, &gate, &up, &mut y);
-                backward_as(variant, (&gate, &up), &dy, (&mut d_gate, &mut d_up));
+                backward_as(variant, (&mut d_gate, &mut d_up), &dy);
                 for i in 0..len {
                     let (g, u, d) = (f64::from(gate[i]), f64::from(up[i]), f64::from(dy[i]));
                     let s = 1.0 / (1.0 + (-g).exp());

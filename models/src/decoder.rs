@@ -25,7 +25,7 @@ pub(crate) trait Decode: Send + Sync {
         &'m self,
         batch: &'m Batch,
         adapters: &'m [Adapter<'m>],
-    ) -> Result<Box<dyn Recorded + 'm>, ModelError>;
+    ) -> Result<Box<dyn Recorded + Send + 'm>, ModelError>;
 }
 
 /// A recorded pass of whatever form, as [`crate::Recording`] holds it.
@@ -216,7 +216,7 @@ impl<H: Halves> Decode for Decoder<H> {
         &'m self,
         batch: &'m Batch,
         adapters: &'m [Adapter<'m>],
-    ) -> Result<Box<dyn Recorded + 'm>, ModelError> {
+    ) -> Result<Box<dyn Recorded + Send + 'm>, ModelError> {
         let pass = self.pass(batch, adapters, true)?;
         let walked = self.walk(&pass, first_site(&self.spec, adapters)..2 * self.spec.layers, None)?;
         Ok(Box::new(Tape { decoder: self, pass, walked, head: None }))

@@ -149,15 +149,15 @@ impl Model {
         sequences: &mut [&mut KvSequence],
         wanted: &[usize],
     ) -> Result<Vec<f32>, ModelError> {
-        // Inside the pool for all of the step: a kernel called from outside would wake a worker and wait for it, 150 times a
-        // step, which took an eighth of decoding one row.
+        // Inside the pool for all of the step, here and below: a kernel called from outside would wake a worker and wait for
+        // it, 150 times a step, which took an eighth of decoding one row.
         rayon::scope(|_| self.decoder.forward(batch, adapters, sequences, wanted))
     }
 
     /// Mean over each row's tokens of the residual stream after `layer` layers, under no adapter: one `[hidden]` a row. Runs
     /// only those layers.
     pub fn pooled(&self, batch: &Batch, layer: usize) -> Result<Vec<Vec<f32>>, ModelError> {
-        self.decoder.pooled(batch, layer)
+        rayon::scope(|_| self.decoder.pooled(batch, layer))
     }
 
     /// Shows `see` what the linears of every half read, under no adapter: the layer, whether it is the attention half (and not the
@@ -168,24 +168,24 @@ impl Model {
 
     /// Scores of `targets` without keeping anything for a backward pass. `batch` starts from position 0 (or from prefixes).
     pub fn score(&self, batch: &Batch, adapters: &[Adapter<'_>], targets: &[Target]) -> Result<Scores, ModelError> {
-        self.decoder.score(batch, adapters, targets)
+        rayon::scope(|_| self.decoder.score(batch, adapters, targets))
     }
 
     /// The training forward pass: like [`Model::score`], keeping what the backward pass needs.
     pub fn record<'m>(&'m self, batch: &'m Batch, adapters: &'m [Adapter<'m>]) -> Result<Recording<'m>, ModelError> {
-        Ok(Recording { tape: self.decoder.record(batch, adapters)? })
+        Ok(Recording { tape: rayon::scope(|_| self.decoder.record(batch, adapters))? })
     }
 }
 
 /// A training pass: what the half-layers saved, ready to be scored and differentiated.
 pub struct Recording<'m> {
-    tape: Box<dyn Recorded + 'm>,
+    tape: Box<dyn Recorded + Send + 'm>,
 }
 
 impl Recording<'_> {
     /// Scores of `targets`. A backward pass over the same targets is the cheaper for it.
     pub fn scores(&mut self, targets: &[Target]) -> Result<Scores, ModelError> {
-        self.tape.scores(targets)
+        rayon::scope(|_| self.tape.scores(targets))
     }
 
     /// Adds ∂loss/∂θ of every adapter into `gradients[adapter]` (same layout as its θ). Each adapter's gradient is summed over
@@ -197,6 +197,6 @@ impl Recording<'_> {
         gradient: HeadGradient<'_>,
         gradients: &mut [&mut [f32]],
     ) -> Result<(), ModelError> {
-        self.tape.backward(targets, gradient, gradients)
+        rayon::scope(|_| self.tape.backward(targets, gradient, gradients))
     }
 }

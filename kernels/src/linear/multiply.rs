@@ -163,7 +163,7 @@ fn sum(
                 unsafe {
                     tile::run_pairs(
                         variant,
-                        Tiles { rows: rows.len(), columns, steps, x, weights, y, y_row, accumulate },
+                        Tiles { rows: rows.len(), columns, steps, x, x_row: steps, weights, y, y_row, accumulate },
                     )
                 };
             }
@@ -174,7 +174,7 @@ fn sum(
                 unsafe {
                     tile::run_floats(
                         variant,
-                        Floats { rows: rows.len(), columns, steps, x, weights, y, y_row, accumulate },
+                        Floats { rows: rows.len(), columns, steps, x, x_row: steps, weights, y, y_row, accumulate },
                     )
                 };
             }

@@ -14,6 +14,7 @@ pub(super) struct Tiles<X = u32> {
     pub(super) columns: usize,
     pub(super) steps: usize,
     pub(super) x: *const X,
+    pub(super) x_row: usize,
     pub(super) weights: *const X,
     pub(super) y: *mut f32,
     pub(super) y_row: usize,
@@ -25,6 +26,9 @@ pub(super) type Floats = Tiles<f32>;
 
 /// Inputs that one register sums up in f32; sums of more are added from such parts, which keeps rounding near √in less.
 const PART: usize = 128;
+
+/// Rows of a tile over one vector of outputs, an adapter's rank: with fewer sums each would wait for its last addition.
+const NARROW_ROWS: usize = 12;
 
 /// Room for a task's outputs, rows [`PANEL`] apart.
 pub(super) struct Part([MaybeUninit<f32>; TASK_ROWS * PANEL]);
@@ -77,7 +81,7 @@ pub(super) unsafe fn run_floats(variant: Variant, tiles: Floats) {
             n: tiles.columns,
             k: PART.min(tiles.steps - first),
             a: tiles.x.wrapping_add(first),
-            a_strides: (tiles.steps, 1),
+            a_strides: (tiles.x_row, 1),
             b: tiles.weights.wrapping_add(first * width),
             b_row: width,
             c,
@@ -92,10 +96,30 @@ pub(super) unsafe fn run_floats(variant: Variant, tiles: Floats) {
     }
 }
 
+/// Steps that all rows of a task take before the next: 196 kB of a panel, which then stay in the second-level cache. (The
+/// output's gradient to the last hidden state sums over a vocabulary: 6 MB a panel.)
+const CACHED_STEPS: usize = 768;
+
 /// # Safety
 /// As for [`run_floats`].
 pub(super) unsafe fn run_pairs(variant: Variant, tiles: Tiles) {
     assert!(simd::variants().contains(&variant), "{} is not of this machine", variant.name());
+    let width = tiles.columns.next_multiple_of(LANES);
+    // At least once, so that no inputs give 0. A sum that is put down and taken up again is the same sum.
+    for first in (0..tiles.steps.max(1)).step_by(CACHED_STEPS) {
+        let part = Tiles {
+            steps: CACHED_STEPS.min(tiles.steps - first),
+            x: tiles.x.wrapping_add(first),
+            weights: tiles.weights.wrapping_add(first * width),
+            accumulate: tiles.accumulate || first > 0,
+            ..tiles
+        };
+        // SAFETY: the machine has the instruction set by the assertion; the part lies inside what the caller promised.
+        unsafe { run_steps(variant, part) };
+    }
+}
+
+unsafe fn run_steps(variant: Variant, tiles: Tiles) {
     match variant {
         // SAFETY: the machine has the instruction set by the assertion; pointers are the caller's promise.
         #[cfg(target_arch = "x86_64")]
@@ -137,12 +161,13 @@ unsafe fn body<P: PairDot>(t: Tiles) {
     let vectors = t.columns.div_ceil(LANES);
     let mut row = 0;
     while row < t.rows {
-        let rows = balanced(t.rows - row, P::S::TILE_ROWS);
+        let narrow = vectors == 1 && P::S::TILE_VECTORS > 1;
+        let rows = balanced(t.rows - row, if narrow { NARROW_ROWS } else { P::S::TILE_ROWS });
         let mut vector = 0;
         while vector < vectors {
             let count = if vectors - vector >= P::S::TILE_VECTORS { P::S::TILE_VECTORS } else { 1 };
             let at = At {
-                x: t.x.wrapping_add(row * t.steps),
+                x: t.x.wrapping_add(row * t.x_row),
                 weights: t.weights.wrapping_add(vector * LANES),
                 y: t.y.wrapping_add(row * t.y_row + vector * LANES),
                 columns: t.columns - vector * LANES,
@@ -183,6 +208,12 @@ unsafe fn by_rows<P: PairDot, const V: usize>(rows: usize, t: &Tiles, at: At) {
             4 if P::S::TILE_ROWS > 2 => run_tile::<P, 4, V>(t, at),
             5 if P::S::TILE_ROWS > 2 => run_tile::<P, 5, V>(t, at),
             6 if P::S::TILE_ROWS > 2 => run_tile::<P, 6, V>(t, at),
+            7 if V == 1 => run_tile::<P, 7, V>(t, at),
+            8 if V == 1 => run_tile::<P, 8, V>(t, at),
+            9 if V == 1 => run_tile::<P, 9, V>(t, at),
+            10 if V == 1 => run_tile::<P, 10, V>(t, at),
+            11 if V == 1 => run_tile::<P, 11, V>(t, at),
+            12 if V == 1 => run_tile::<P, 12, V>(t, at),
             _ => unreachable!("a tile has at most {} rows", P::S::TILE_ROWS),
         }
     }
@@ -213,7 +244,7 @@ unsafe fn run_tile<P: PairDot, const R: usize, const V: usize>(t: &Tiles, at: At
             }
             weights = weights.add(at.width);
             for r in 0..R {
-                let a = P::splat_pair(*at.x.add(r * t.steps + step));
+                let a = P::splat_pair(*at.x.add(r * t.x_row + step));
                 for v in 0..V {
                     acc[r][v] = P::dot(acc[r][v], a, w[v]);
                 }

@@ -1,6 +1,6 @@
 //! The gradients of an adapter's factors: sums over its tokens, in f32 and in order. Knows low-rank values, not how they came.
 
-use super::{Gradient, Inputs, Linear, Run};
+use super::{Gradient, Inputs, Linear, Low};
 use crate::gemm::{Gemm, transpose};
 use crate::scratch;
 use crate::simd::{self, Kernel, Shared, Simd, Variant};
@@ -18,10 +18,8 @@ pub(super) struct Tokens<'a> {
     pub(super) inputs: &'a Inputs<'a>,
     /// Of each linear: `[rows, out]`, and out.
     pub(super) dys: &'a [(&'a [f32], usize)],
-    /// `A x'`, by run.
-    pub(super) h: &'a [f32],
-    /// `scale · Bᵀ dy`, by run.
-    pub(super) dh: &'a [f32],
+    /// In order, each with its first row.
+    pub(super) parts: &'a [(usize, Low)],
 }
 
 /// Which columns of which gradient a task sums.
@@ -30,9 +28,19 @@ enum Part {
     B(Range<usize>),
 }
 
-/// One adapter at one linear: its runs, and the addresses of its gradients.
+/// Neighbouring tokens of one adapter at one linear, with their low-rank values.
+struct Piece<'a> {
+    /// `(linear, adapter)`.
+    of: (usize, usize),
+    rows: Range<usize>,
+    h: &'a [f32],
+    dh: &'a [f32],
+}
+
+/// One adapter at one linear: its tokens, and the addresses of its gradients.
 struct Target<'a> {
-    runs: &'a [Run],
+    linear: usize,
+    pieces: &'a [Piece<'a>],
     scale: f32,
     rank: usize,
     a: Shared<f32>,
@@ -43,19 +51,29 @@ struct Target<'a> {
 pub(super) fn add(
     variant: Variant,
     linears: &[&Linear<'_>],
-    runs: &[Run],
     tokens: Tokens<'_>,
     gradients: &mut [&mut [Gradient<'_>]],
 ) {
-    let targets: Vec<_> = runs
-        .chunk_by(|a, b| (a.linear, a.adapter) == (b.linear, b.adapter))
-        .map(|runs| {
-            let (first, factors) = (&runs[0], runs[0].factors(linears));
-            let gradient = &mut gradients[first.linear][first.adapter];
+    let pieces = tokens.parts.iter().flat_map(|(first, Low { runs, h, dh })| {
+        runs.iter().map(move |run| {
+            let at = run.at..run.at + run.len();
+            let rows = first + run.rows.start..first + run.rows.end;
+            Piece { of: (run.linear, run.adapter), rows, h: &h[at.clone()], dh: &dh[at] }
+        })
+    });
+    let mut pieces: Vec<_> = pieces.collect();
+    // Stable: a target's tokens stay in their order.
+    pieces.sort_by_key(|piece| piece.of);
+    let targets: Vec<_> = pieces
+        .chunk_by(|a, b| a.of == b.of)
+        .map(|pieces| {
+            let (linear, adapter) = pieces[0].of;
+            let factors = linears[linear].adapted[adapter].factors;
+            let gradient = &mut gradients[linear][adapter];
             assert_eq!(gradient.a.len(), factors.a.outputs() * factors.a.inputs(), "dA is shaped like A");
             assert_eq!(gradient.b.len(), factors.b.outputs() * factors.b.inputs(), "dB is shaped like B");
             let (a, b) = (Shared::new(gradient.a), Shared::new(gradient.b));
-            Target { runs, scale: factors.scale, rank: first.rank, a, b }
+            Target { linear, pieces, scale: factors.scale, rank: factors.rank(), a, b }
         })
         .collect();
     let cut = |of: usize| (0..of).step_by(TASK_COLUMNS).map(move |first| first..of.min(first + TASK_COLUMNS));
@@ -63,7 +81,7 @@ pub(super) fn add(
     for target in &targets {
         let (_, inputs) = tokens.inputs.all[0];
         tasks.extend(cut(inputs).map(|columns| (target, Part::A(columns))));
-        tasks.extend(cut(tokens.dys[target.runs[0].linear].1).map(|columns| (target, Part::B(columns))));
+        tasks.extend(cut(tokens.dys[target.linear].1).map(|columns| (target, Part::B(columns))));
     }
     let task = |(target, part): &(&Target<'_>, Part)| match part {
         Part::A(columns) => add_a(variant, target, columns, tokens),
@@ -72,17 +90,21 @@ pub(super) fn add(
     if tasks.len() < 2 { tasks.iter().for_each(task) } else { tasks.par_iter().for_each(task) }
 }
 
-/// Blocks of a target's tokens: their first row, where their low-rank values start, and how many they are.
-fn blocks<'a>(target: &'a Target<'_>) -> impl Iterator<Item = (usize, usize, usize)> + 'a {
-    target.runs.iter().flat_map(|run| {
-        let starts = run.rows.clone().step_by(BLOCK_TOKENS);
-        starts.map(|row| (row, run.at + (row - run.rows.start) * run.rank, BLOCK_TOKENS.min(run.rows.end - row)))
+/// Blocks of a target's tokens: their first row, how many they are, and their `h` and `dh`.
+fn blocks<'a>(target: &'a Target<'_>) -> impl Iterator<Item = (usize, usize, &'a [f32], &'a [f32])> {
+    target.pieces.iter().flat_map(|piece| {
+        piece.rows.clone().step_by(BLOCK_TOKENS).map(|row| {
+            let count = BLOCK_TOKENS.min(piece.rows.end - row);
+            let at = (row - piece.rows.start) * target.rank;
+            let at = at..at + count * target.rank;
+            (row, count, &piece.h[at.clone()], &piece.dh[at])
+        })
     })
 }
 
 /// Columns of dA, gathered into one block and put back, so that tasks share no row of it.
 fn add_a(variant: Variant, target: &Target<'_>, columns: &Range<usize>, tokens: Tokens<'_>) {
-    let (x, width) = tokens.inputs.all[tokens.inputs.of[target.runs[0].linear]];
+    let (x, width) = tokens.inputs.all[tokens.inputs.of[target.linear]];
     let (rank, n) = (target.rank, columns.len());
     scratch::with(rank * n, |sum| {
         // SAFETY: inside dA, and this task's columns.
@@ -90,9 +112,9 @@ fn add_a(variant: Variant, target: &Target<'_>, columns: &Range<usize>, tokens: 
         for (r, sum) in sum.chunks_exact_mut(n).enumerate() {
             sum.copy_from_slice(row(r));
         }
-        for (first, at, count) in blocks(target) {
+        for (first, count, _, dh) in blocks(target) {
             let x = &x[first * width + columns.start..];
-            multiply(variant, (&tokens.dh[at..], (1, rank)), (x, width), (sum, rank, n), count);
+            multiply(variant, (dh, (1, rank)), (x, width), (sum, rank, n), count);
         }
         for (r, sum) in sum.chunks_exact(n).enumerate() {
             row(r).copy_from_slice(sum);
@@ -101,15 +123,14 @@ fn add_a(variant: Variant, target: &Target<'_>, columns: &Range<usize>, tokens: 
 }
 
 fn add_b(variant: Variant, target: &Target<'_>, columns: &Range<usize>, tokens: Tokens<'_>) {
-    let (dy, outputs) = tokens.dys[target.runs[0].linear];
+    let (dy, outputs) = tokens.dys[target.linear];
     let (rank, n) = (target.rank, columns.len());
     scratch::with(rank * (n + BLOCK_TOKENS), |buffer| {
         let (sum, scaled) = buffer.split_at_mut(rank * n);
         // SAFETY: rows of dB that are this task's.
         let db = unsafe { target.b.slice(columns.start * rank, n * rank) };
         turn(variant, db, n, sum);
-        for (first, at, count) in blocks(target) {
-            let h = &tokens.h[at..at + count * rank];
+        for (first, count, h, _) in blocks(target) {
             scaled.iter_mut().zip(h).for_each(|(scaled, h)| *scaled = h * target.scale);
             let dy = &dy[first * outputs + columns.start..];
             multiply(variant, (scaled, (1, rank)), (dy, outputs), (sum, rank, n), count);

@@ -121,6 +121,27 @@ pub fn backward(x: &[f32], rows: usize, through: &mut [Through<'_>], dx: &mut [f
     backward_as(simd::active(), x, rows, through, dx);
 }
 
+/// The first half of [`backward`], for rows of a pass that may be taken in parts: sets `dx`, `[rows, in]`, from each linear's
+/// `dy`, `[rows, out]`. Returns what [`add_gradients`] needs of these rows.
+pub fn backward_input(x: &[f32], rows: usize, through: &[(&Linear<'_>, &[f32])], dx: &mut [f32]) -> Low {
+    backward_input_as(simd::active(), x, rows, through, dx)
+}
+
+/// The second half: adds to the adapters' gradients over all rows of a pass. `parts` are its parts in order, each with its first
+/// row; every linear of a part lists the adapters that `through` lists, whether or not they have rows in it.
+pub fn add_gradients(x: &[f32], rows: usize, parts: &[(usize, Low)], through: &mut [Through<'_>]) {
+    add_gradients_as(simd::active(), x, rows, parts, through);
+}
+
+/// Low-rank values of some rows, from which their adapters' gradients are made.
+pub struct Low {
+    runs: Vec<Run>,
+    /// `A x'`, by run.
+    h: Vec<f32>,
+    /// `scale · Bᵀ dy`, by run.
+    dh: Vec<f32>,
+}
+
 fn forward_as(variant: Variant, x: &[f32], rows: usize, outputs: &mut [Output<'_>], write: Write) {
     let (linears, mut ys): (Vec<&Linear<'_>>, Vec<&mut [f32]>) =
         outputs.iter_mut().map(|Output { linear, y }| (&*linear, &mut **y)).unzip();
@@ -164,6 +185,47 @@ fn forward_as(variant: Variant, x: &[f32], rows: usize, outputs: &mut [Output<'_
 }
 
 fn backward_as(variant: Variant, x: &[f32], rows: usize, through: &mut [Through<'_>], dx: &mut [f32]) {
+    let pairs: Vec<_> = through.iter().map(|through| (&through.linear, through.dy)).collect();
+    let low = backward_input_as(variant, x, rows, &pairs, dx);
+    add_gradients_as(variant, x, rows, &[(0, low)], through);
+}
+
+fn backward_input_as(
+    variant: Variant,
+    x: &[f32],
+    rows: usize,
+    through: &[(&Linear<'_>, &[f32])],
+    dx: &mut [f32],
+) -> Low {
+    let linears: Vec<_> = through.iter().map(|&(linear, _)| linear).collect();
+    let dys: Vec<_> = through.iter().map(|&(linear, dy)| (dy, linear.weight.outputs())).collect();
+    assert!(dys.iter().all(|(dy, outputs)| dy.len() == rows * outputs), "dy is [{rows}, out]");
+    let runs = runs(&linears);
+    let values: usize = runs.iter().map(Run::len).sum();
+    let mut low = Low { runs, h: vec![0.0; values], dh: vec![0.0; values] };
+    let Some((width, kept)) = shape(&linears, x, rows) else { return low };
+    with_operands(variant, &dys, kept, |dys| {
+        let Low { runs, h, dh } = &mut low;
+        if !runs.is_empty() {
+            with_inputs((x, width), &linears, |inputs| {
+                with_operands(variant, &inputs.all, kept, |xs| {
+                    let parts = split(h, runs).into_iter().zip(split(dh, runs)).zip(&*runs);
+                    let jobs = parts.flat_map(|((h, dh), own)| {
+                        let factors = own.factors(&linears);
+                        let x = xs[inputs.of[own.linear]].rows(&own.rows, width);
+                        let dy = dys[own.linear].rows(&own.rows, factors.b.outputs());
+                        [own.job(factors.a(), x, h), own.job(factors.b.transposed(), dy, dh)]
+                    });
+                    run(variant, &jobs.collect::<Vec<_>>(), Write::Set);
+                });
+            });
+        }
+        add_up_input_gradient(variant, &linears, dys, (runs, dh, kept), (dx, rows));
+    });
+    low
+}
+
+fn add_gradients_as(variant: Variant, x: &[f32], rows: usize, parts: &[(usize, Low)], through: &mut [Through<'_>]) {
     let (mut linears, mut dys, mut gradients) = (Vec::new(), Vec::new(), Vec::new());
     for Through { linear, dy, gradients: own } in through {
         assert_eq!(dy.len(), rows * linear.weight.outputs(), "dy is [{rows}, {}]", linear.weight.outputs());
@@ -172,29 +234,9 @@ fn backward_as(variant: Variant, x: &[f32], rows: usize, through: &mut [Through<
         dys.push((*dy, linear.weight.outputs()));
         gradients.push(own.as_mut_slice());
     }
-    let Some((width, kept)) = shape(&linears, x, rows) else { return };
-    let runs = runs(&linears);
-    let values: usize = runs.iter().map(Run::len).sum();
+    let Some((width, _)) = shape(&linears, x, rows) else { return };
     with_inputs((x, width), &linears, |inputs| {
-        scratch::with(2 * values, |low| {
-            let (h, dh) = low.split_at_mut(values);
-            with_operands(variant, &dys, kept, |dys| {
-                if !runs.is_empty() {
-                    with_operands(variant, &inputs.all, kept, |xs| {
-                        let parts = split(h, &runs).into_iter().zip(split(dh, &runs)).zip(&runs);
-                        let jobs = parts.flat_map(|((h, dh), own)| {
-                            let factors = own.factors(&linears);
-                            let x = xs[inputs.of[own.linear]].rows(&own.rows, width);
-                            let dy = dys[own.linear].rows(&own.rows, factors.b.outputs());
-                            [own.job(factors.a(), x, h), own.job(factors.b.transposed(), dy, dh)]
-                        });
-                        run(variant, &jobs.collect::<Vec<_>>(), Write::Set);
-                    });
-                }
-                add_up_input_gradient(variant, &linears, dys, (&runs, dh, kept), (dx, rows));
-            });
-            gradient::add(variant, &linears, &runs, gradient::Tokens { inputs, dys: &dys, h, dh }, &mut gradients);
-        });
+        gradient::add(variant, &linears, gradient::Tokens { inputs, dys: &dys, parts }, &mut gradients);
     });
 }
 

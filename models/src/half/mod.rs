@@ -52,15 +52,15 @@ impl<P> Copy for At<'_, P> {}
 /// The numbers of a row never depend on the rows beside it (for the reference: within rounding).
 pub(crate) trait Halves: Send + Sync {
     /// The residual stream and its gradient, `[tokens, hidden]`.
-    type Hidden;
+    type Hidden: Send;
     /// What a pass readies once for all layers: factors in the form's layout, rotary tables, masks.
-    type Prepared;
+    type Prepared: Send;
     /// What the attention half keeps for its backward pass: at least its input.
-    type Attention;
+    type Attention: Send;
     /// What the MLP half keeps for its backward pass: at least its input.
-    type Mlp;
+    type Mlp: Send;
     /// What scoring keeps for the head's backward pass.
-    type Head;
+    type Head: Send;
 
     /// Readies `adapters` and the tables of `batch`, for the way back too if the pass is `recorded`.
     fn prepare(&self, batch: &Batch, adapters: &[Adapter<'_>], recorded: bool) -> Result<Self::Prepared, ModelError>;

@@ -47,10 +47,9 @@ fn gates(shapes: Shapes<'_>, rows: usize) -> [Op; 2] {
     let (count, calls) = (rows * shapes.spec.intermediate, shapes.spec.layers);
     let (gate, up, mut y) = (values(count), values(count), vec![0.0; count]);
     let forward = Op::new("swiglu", calls, (0.0, bytes(3 * count)), move || swiglu::forward(&gate, &up, &mut y));
-    let (gate, up, dy) = (values(count), values(count), values(count));
-    let (mut d_gate, mut d_up) = (vec![0.0; count], vec![0.0; count]);
+    let (mut gate, mut up, dy) = (values(count), values(count), values(count));
     let backward = Op::new("swiglu, backward", calls, (0.0, bytes(5 * count)), move || {
-        swiglu::backward((&gate, &up), &dy, (&mut d_gate, &mut d_up));
+        swiglu::backward((&mut gate, &mut up), &dy);
     });
     [forward, backward]
 }

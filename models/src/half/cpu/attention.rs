@@ -1,6 +1,6 @@
 //! The attention half on the CPU. Knows keys, values and caches of one layer; never the MLP or the head.
 
-use super::{At, Buffer, Cpu, Prepared};
+use super::{At, Buffer, Cpu, Prepared, in_parts};
 use crate::kv::LayerKv;
 use crate::{KvSequence, Projection};
 use rayon::prelude::*;
@@ -46,14 +46,19 @@ impl Cpu {
             }
         };
         let mut y = x;
-        self.project_onto(at, Projection::O, &out, &mut y);
+        in_parts(at, [(&mut y, self.spec.hidden)], |part, [y]| {
+            self.project_onto(part, Projection::O, part.of(&out, self.spec.q_dim()), y);
+        });
         y
     }
 
     pub(super) fn attend_recorded(&self, at: At<'_, Prepared>, x: Buffer) -> (Buffer, Saved) {
         let inner = self.attend_inner(at, &x);
-        let mut y = x.clone();
-        self.project_onto(at, Projection::O, &inner.out, &mut y);
+        let mut y = Buffer::new(x.len());
+        in_parts(at, [(&mut y, self.spec.hidden)], |part, [y]| {
+            y.copy_from_slice(part.of(&x, self.spec.hidden));
+            self.project_onto(part, Projection::O, part.of(&inner.out, self.spec.q_dim()), y);
+        });
         (y, Saved { x, inner: at.pass.prepared.keeps.then_some(inner) })
     }
 
@@ -66,29 +71,47 @@ impl Cpu {
     ) -> Buffer {
         let Saved { x, inner } = saved;
         let Inner { q, k, v, out, logsumexp } = inner.unwrap_or_else(|| self.attend_inner(at, &x));
-        let d_out = self.project_back(at, &out, &[(Projection::O, &dy)], gradients);
+        let (hidden, q_dim, kv_dim) = (self.spec.hidden, self.spec.q_dim(), self.spec.kv_dim());
+        let mut d_out = Buffer::new(out.len());
+        let through_o = in_parts(at, [(&mut d_out, q_dim)], |part, [d_out]| {
+            self.project_back(part, part.of(&out, q_dim), &[(Projection::O, part.of(&dy, hidden))], d_out)
+        });
+        self.add_gradients(at, &out, &through_o, &[(Projection::O, &dy)], gradients);
         let (mut dq, mut dk, mut dv) = (Buffer::new(q.len()), Buffer::zeros(k.len()), Buffer::zeros(v.len()));
         let saved = attention::Saved { q: &q, k: &k, v: &v, out: &out, logsumexp: &logsumexp };
         let into = Gradients { q: &mut dq, k: &mut dk, v: &mut dv };
         attention::backward(self.heads(), &at.pass.prepared.spans, saved, &d_out, into);
-        let turns = self.turns(&at.pass.prepared);
-        rope::backward(turns, &mut dq, self.spec.q_dim());
-        rope::backward(turns, &mut dk, self.spec.kv_dim());
         let weight = &self.layers[at.layer].attention_norm;
+        let (mut dx, mut normed) = (dy, Buffer::new(x.len()));
+        let buffers =
+            [(&mut *dx, hidden), (&mut *normed, hidden), (&mut *dq, q_dim), (&mut *dk, kv_dim), (&mut *dv, kv_dim)];
+        let parts = in_parts(at, buffers, |part, [dx, normed, dq, dk, dv]| {
+            let (x, turns) = (part.of(&x, hidden), self.turns(part));
+            rope::backward(turns, dq, q_dim);
+            rope::backward(turns, dk, kv_dim);
+            norm::forward(self.norm(weight), x, normed);
+            let outputs = [(Projection::Q, &*dq), (Projection::K, dk), (Projection::V, dv)];
+            let mut d_normed = Buffer::new(x.len());
+            let low = self.project_back(part, normed, &outputs, &mut d_normed);
+            norm::backward(self.norm(weight), x, &d_normed, dx);
+            low
+        });
         let outputs = [(Projection::Q, &*dq), (Projection::K, &dk), (Projection::V, &dv)];
-        let d_normed = self.project_back(at, &self.normed(weight, &x), &outputs, gradients);
-        let mut dx = dy;
-        norm::backward(self.norm(weight), &x, &d_normed, &mut dx);
+        self.add_gradients(at, &normed, &parts, &outputs, gradients);
         dx
     }
 
     /// Queries and keys, rotated, and values.
     fn rotated(&self, at: At<'_, Prepared>, x: &[f32]) -> [Buffer; 3] {
-        let normed = self.normed(&self.layers[at.layer].attention_norm, x);
-        let [mut q, mut k, v] = self.project(at, [Projection::Q, Projection::K, Projection::V], &normed);
-        let turns = self.turns(&at.pass.prepared);
-        rope::forward(turns, &mut q, self.spec.q_dim());
-        rope::forward(turns, &mut k, self.spec.kv_dim());
+        let (hidden, q_dim, kv_dim) = (self.spec.hidden, self.spec.q_dim(), self.spec.kv_dim());
+        let rows = x.len() / hidden;
+        let [mut q, mut k, mut v] = [q_dim, kv_dim, kv_dim].map(|width| Buffer::new(rows * width));
+        in_parts(at, [(&mut q, q_dim), (&mut k, kv_dim), (&mut v, kv_dim)], |part, [q, k, v]| {
+            let normed = self.normed(&self.layers[at.layer].attention_norm, part.of(x, hidden));
+            self.project(part, [Projection::Q, Projection::K, Projection::V], &normed, [q, k, v]);
+            rope::forward(self.turns(part), q, q_dim);
+            rope::forward(self.turns(part), k, kv_dim);
+        });
         [q, k, v]
     }
 

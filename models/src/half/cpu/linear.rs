@@ -1,10 +1,10 @@
 //! Linears of a half with their rows' adapters, forward and backward. Knows sites; never what a half computes between them.
 
-use super::{At, Buffer, Cpu, Prepared};
+use super::{At, Cpu, Part, Prepared};
 use crate::{Adapter, Projection, Site};
 use rayon::prelude::*;
 use socius_kernels::linear::{PackedLinear, Write};
-use socius_kernels::lora::{self, Adapted, Factors, Gradient, Linear, Output, Through};
+use socius_kernels::lora::{self, Adapted, Factors, Gradient, Linear, Low, Output, Through};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -27,75 +27,95 @@ impl Cpu {
         adapter.layout.sites().par_iter().map(site).collect::<Vec<_>>().into()
     }
 
-    /// The projections of `x` with the low-rank parts of its rows' adapters.
+    /// Sets `ys` to the projections of `x` with the low-rank parts of its rows' adapters.
     pub(super) fn project<const N: usize>(
         &self,
-        at: At<'_, Prepared>,
+        part: Part<'_>,
         projections: [Projection; N],
         x: &[f32],
-    ) -> [Buffer; N] {
-        let rows = at.pass.batch.tokens().len();
-        let mut ys = projections.map(|projection| Buffer::new(rows * self.weight(at.layer, projection).outputs()));
-        let masks =
-            projections.map(|projection| move |row: usize, factors: &mut [f32]| mask(at, projection, row, factors));
-        let all = projections.iter().zip(&masks).zip(&mut ys);
-        let outputs = all.map(|((&projection, mask), y)| Output { linear: self.linear(at, projection, mask), y });
-        lora::forward(x, rows, &mut outputs.collect::<Vec<_>>(), Write::Set);
-        ys
+        ys: [&mut [f32]; N],
+    ) {
+        self.with_linears(part, &projections, |linears| {
+            let outputs = linears.into_iter().zip(ys).map(|(linear, y)| Output { linear, y });
+            lora::forward(x, part.count, &mut outputs.collect::<Vec<_>>(), Write::Set);
+        });
     }
 
     /// Adds the projection of `x` to `y`: the last linear of a half onto the residual stream.
-    pub(super) fn project_onto(&self, at: At<'_, Prepared>, projection: Projection, x: &[f32], y: &mut [f32]) {
-        let mask = move |row: usize, factors: &mut [f32]| mask(at, projection, row, factors);
-        let output = Output { linear: self.linear(at, projection, &mask), y };
-        lora::forward(x, at.pass.batch.tokens().len(), &mut [output], Write::Add);
+    pub(super) fn project_onto(&self, part: Part<'_>, projection: Projection, x: &[f32], y: &mut [f32]) {
+        self.with_linears(part, &[projection], |linears| {
+            let outputs = linears.into_iter().zip([y]).map(|(linear, y)| Output { linear, y });
+            lora::forward(x, part.count, &mut outputs.collect::<Vec<_>>(), Write::Add);
+        });
     }
 
-    /// The gradient of the shared input `x` of `projections` from that of each output; adds to the adapters' gradients.
+    /// Sets `dx` to the gradient of the shared input `x` of `projections` from that of each output; returns what
+    /// [`Self::add_gradients`] needs.
     pub(super) fn project_back(
+        &self,
+        part: Part<'_>,
+        x: &[f32],
+        outputs: &[(Projection, &[f32])],
+        dx: &mut [f32],
+    ) -> (usize, Low) {
+        let projections: Vec<_> = outputs.iter().map(|&(projection, _)| projection).collect();
+        self.with_linears(part, &projections, |linears| {
+            let through: Vec<_> = linears.iter().zip(outputs).map(|(linear, &(_, dy))| (linear, dy)).collect();
+            (part.first, lora::backward_input(x, part.count, &through, dx))
+        })
+    }
+
+    /// Adds to the adapters' gradients of `outputs`, over the shared input `x`; `parts` are from [`Self::project_back`], of the same
+    /// rows.
+    pub(super) fn add_gradients(
         &self,
         at: At<'_, Prepared>,
         x: &[f32],
+        parts: &[(usize, Low)],
         outputs: &[(Projection, &[f32])],
         gradients: &mut [&mut [f32]],
-    ) -> Buffer {
-        let masks: Vec<_> = outputs
-            .iter()
-            .map(|&(projection, _)| move |row: usize, factors: &mut [f32]| mask(at, projection, row, factors))
-            .collect();
-        let mut through: Vec<_> = outputs
-            .iter()
-            .zip(&masks)
-            .map(|(&(projection, dy), mask)| Through {
-                linear: self.linear(at, projection, mask),
-                dy,
-                gradients: Vec::new(),
-            })
-            .collect();
-        for (adapter, gradient) in gradients.iter_mut().enumerate() {
-            let mut rest = &mut **gradient;
-            let mut passed = 0;
-            for (through, &(projection, _)) in through.iter_mut().zip(outputs) {
-                let Some(parameters) = site_of(at, projection, adapter) else { continue };
-                let both = rest.split_off_mut(parameters.a - passed..).expect("a gradient is shaped like its layout");
-                let (a, tail) = both.split_at_mut(parameters.b - parameters.a);
-                let (b, tail) = tail.split_at_mut(parameters.outputs * parameters.rank);
-                through.gradients.push(Gradient { a, b });
-                (rest, passed) = (tail, parameters.b + parameters.outputs * parameters.rank);
+    ) {
+        let whole = Part { at, first: 0, count: at.pass.batch.tokens().len() };
+        let projections: Vec<_> = outputs.iter().map(|&(projection, _)| projection).collect();
+        self.with_linears(whole, &projections, |linears| {
+            let through = linears.into_iter().zip(outputs);
+            let through = through.map(|(linear, &(_, dy))| Through { linear, dy, gradients: Vec::new() });
+            let mut through: Vec<_> = through.collect();
+            for (adapter, gradient) in gradients.iter_mut().enumerate() {
+                let mut rest = &mut **gradient;
+                let mut passed = 0;
+                for (through, &(projection, _)) in through.iter_mut().zip(outputs) {
+                    let Some(parameters) = site_of(at, projection, adapter) else { continue };
+                    let both =
+                        rest.split_off_mut(parameters.a - passed..).expect("a gradient is shaped like its layout");
+                    let (a, tail) = both.split_at_mut(parameters.b - parameters.a);
+                    let (b, tail) = tail.split_at_mut(parameters.outputs * parameters.rank);
+                    through.gradients.push(Gradient { a, b });
+                    (rest, passed) = (tail, parameters.b + parameters.outputs * parameters.rank);
+                }
             }
-        }
-        let mut dx = Buffer::new(x.len());
-        lora::backward(x, at.pass.batch.tokens().len(), &mut through, &mut dx);
-        dx
+            lora::add_gradients(x, whole.count, parts, &mut through);
+        });
     }
 
-    fn linear<'a>(&'a self, at: At<'a, Prepared>, projection: Projection, mask: lora::Mask<'a>) -> Linear<'a> {
-        let has_dropout = at.pass.batch.spans().iter().any(|span| span.dropout.is_some());
-        Linear {
-            weight: self.weight(at.layer, projection),
-            adapted: adapted(at, projection),
-            dropout: has_dropout.then_some(mask),
-        }
+    /// Lends `body` the linears of `projections` with the adapters of the part's rows.
+    fn with_linears<R>(
+        &self,
+        part: Part<'_>,
+        projections: &[Projection],
+        body: impl FnOnce(Vec<Linear<'_>>) -> R,
+    ) -> R {
+        let has_dropout = part.at.pass.batch.spans().iter().any(|span| span.dropout.is_some());
+        let mask = |&projection: &Projection| {
+            move |row: usize, factors: &mut [f32]| mask(part.at, projection, part.first + row, factors)
+        };
+        let masks: Vec<_> = projections.iter().map(mask).collect();
+        let linear = |(&projection, mask)| Linear {
+            weight: self.weight(part.at.layer, projection),
+            adapted: adapted(part, projection),
+            dropout: has_dropout.then_some(mask as lora::Mask<'_>),
+        };
+        body(projections.iter().zip(&masks).map(linear).collect())
     }
 }
 
@@ -105,18 +125,25 @@ fn site_of<'a>(at: At<'a, Prepared>, projection: Projection, adapter: usize) -> 
     at.pass.adapters[adapter].layout.at(Site { layer: at.layer, projection }).filter(|_| has_rows)
 }
 
-/// The adapters that have this site and rows in the pass, ascending, with their factors and rows.
-fn adapted(at: At<'_, Prepared>, projection: Projection) -> Vec<Adapted<'_>> {
+/// The adapters that have this site and rows in the pass, ascending, with their factors and those of their rows that are in the
+/// part, counted from its first.
+fn adapted(part: Part<'_>, projection: Projection) -> Vec<Adapted<'_>> {
+    let Part { at, first, count } = part;
     let site = Site { layer: at.layer, projection };
-    let mut rows: Vec<Vec<Range<usize>>> = vec![Vec::new(); at.pass.adapters.len()];
+    let mut rows: Vec<Option<Vec<Range<usize>>>> = vec![None; at.pass.adapters.len()];
     for (tokens, adapter) in &at.pass.segments {
         if let Some(adapter) = *adapter {
-            rows[adapter].push(tokens.clone());
+            let own = rows[adapter].get_or_insert_default();
+            let inside = tokens.start.max(first)..tokens.end.min(first + count);
+            if !inside.is_empty() {
+                own.push(inside.start - first..inside.end - first);
+            }
         }
     }
     let mut all = Vec::new();
-    for (adapter, rows) in rows.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
-        if let Some(index) = at.pass.adapters[adapter].layout.index_of(site) {
+    for (adapter, rows) in rows.into_iter().enumerate() {
+        let site = at.pass.adapters[adapter].layout.index_of(site);
+        if let (Some(rows), Some(index)) = (rows, site) {
             all.push(Adapted { factors: &at.pass.prepared.factors[adapter][index], rows });
         }
     }

@@ -9,6 +9,7 @@ mod buffer;
 mod head;
 mod linear;
 mod mlp;
+mod part;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use crate::{
     Target, TensorSource,
 };
 use buffer::Buffer;
+use part::{Part, in_parts};
 use rayon::prelude::*;
 use socius_kernels::attention::{Heads, KeyCache, Spans};
 use socius_kernels::linear::{PackedLinear, WeightType};
@@ -119,8 +121,10 @@ impl Cpu {
         y
     }
 
-    fn turns<'a>(&self, prepared: &'a Prepared) -> Turns<'a> {
-        Turns { cos: &prepared.cos, sin: &prepared.sin, dim: self.spec.head_dim }
+    fn turns<'a>(&self, part: Part<'a>) -> Turns<'a> {
+        let Prepared { cos, sin, .. } = &part.at.pass.prepared;
+        let [cos, sin] = [cos, sin].map(|table| part.of(table, self.spec.head_dim / 2));
+        Turns { cos, sin, dim: self.spec.head_dim }
     }
 
     /// Values of linear outputs that all layers keep for a token.
