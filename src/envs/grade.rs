@@ -87,6 +87,19 @@ pub(super) fn words(reply: &str) -> Option<String> {
     (!list.is_empty()).then(|| list.join(" "))
 }
 
+/// The first word with a dash inside it, in lower case, without punctuation around it: `red-lamp`, `1984-03-07`.
+pub(super) fn dashed(reply: &str) -> Option<String> {
+    let mut bare = reply.split_whitespace().map(|token| token.trim_matches(|c: char| !c.is_alphanumeric()));
+    bare.find(|token| token.contains('-')).map(str::to_lowercase)
+}
+
+/// The first line of values with commas between them, without spaces around those. A line that names its values (`age: 31`) is not
+/// one.
+pub(super) fn commas(reply: &str) -> Option<String> {
+    let line = lines(reply).find(|line| line.contains(',') && !line.contains(':'))?;
+    Some(line.split(',').map(str::trim).collect::<Vec<_>>().join(","))
+}
+
 /// The first balanced `{…}` of a reply, if it is JSON.
 pub(super) fn object(reply: &str) -> Option<Value> {
     let start = reply.find('{')?;
@@ -179,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_span_is_the_first_complete_answer_and_never_containment() {
-        let rows: [(fn(&str) -> Option<String>, &str, Option<&str>); 41] = [
+        let rows: [(fn(&str) -> Option<String>, &str, Option<&str>); 49] = [
             (word, "lamp", Some("lamp")),
             (word, " Lamp.\n", Some("lamp")),
             (word, "The last word is lamp.", Some("lamp")),
@@ -221,6 +234,14 @@ mod tests {
             (words, "Here you are:\n\n- apple\n- fig\n\npear", Some("apple fig pear")),
             (words, "apple fig pear\nis right", Some("apple fig pear")),
             (words, ":", None),
+            (dashed, "red-lamp", Some("red-lamp")),
+            (dashed, "It is 1984-03-07.", Some("1984-03-07")),
+            (dashed, "- Red Lamp", None),
+            (dashed, "Red-Lamp or red-lamp", Some("red-lamp")),
+            (commas, "Ann,31", Some("Ann,31")),
+            (commas, "name: Ann, age: 31\nAnn, 31", Some("Ann,31")),
+            (commas, "Ann 31", None),
+            (commas, "", None),
         ];
         for (span, reply, wanted) in rows {
             assert_eq!(span(reply).as_deref(), wanted, "{reply:?}");
@@ -242,7 +263,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_reply_makes_a_span_panic(reply in "\\PC*|[a-z0-9.:=\"'{}\\\\,é“” \n-]*") {
-            for span in [word, letters, capitals, number, result, words] {
+            for span in [word, letters, capitals, number, result, words, dashed, commas] {
                 let _ = span(&reply);
             }
             let _ = (object(&reply), compact(&reply));

@@ -3,8 +3,17 @@
 use super::{
     EnvError, Environment, Form, Phrasing, Query, Split,
     builtin::{
-        bandit::Bandit, cipher::Cipher, guess_number::GuessNumber, json::Json, letters, numbers, phonebook::Phonebook,
-        secret_rule::SecretRule, sentences,
+        bandit::Bandit,
+        cipher::Cipher,
+        date::Date,
+        guess_number::GuessNumber,
+        json::{Csv, Json},
+        letters, numbers,
+        phonebook::Phonebook,
+        phrases,
+        register::{CAPITALS, PRICES, ROOMS, Register},
+        secret_rule::SecretRule,
+        sentences,
     },
     item,
     task::SingleTurn,
@@ -12,18 +21,27 @@ use super::{
 use crate::common::Seed;
 
 /// The names of the built-in environments.
-pub const NAMES: [&str; 13] = [
+pub const NAMES: [&str; 22] = [
     "reverse",
+    "reverse-words",
+    "first-word",
     "last-word",
     "acronym",
     "sort-words",
     "count-letter",
     "add",
     "compare",
+    "repeat",
+    "slug",
+    "date",
     "json",
+    "csv",
     "secret-rule",
     "cipher",
     "phonebook",
+    "capitals",
+    "rooms",
+    "prices",
     "guess-number",
     "bandit",
 ];
@@ -41,6 +59,9 @@ pub fn find(name: &str) -> Result<Box<dyn Environment>, EnvError> {
         ("secret-rule", world) => Box::new(SingleTurn::new(SecretRule::new(world.unwrap_or(0)))),
         ("cipher", world) => Box::new(SingleTurn::new(Cipher::new(world.unwrap_or(0)))),
         ("phonebook", world) => Box::new(SingleTurn::new(Phonebook::new(world.unwrap_or(0)))),
+        ("capitals", world) => Box::new(SingleTurn::new(Register::new(&CAPITALS, world.unwrap_or(0)))),
+        ("rooms", world) => Box::new(SingleTurn::new(Register::new(&ROOMS, world.unwrap_or(0)))),
+        ("prices", world) => Box::new(SingleTurn::new(Register::new(&PRICES, world.unwrap_or(0)))),
         (name, None) => builtin(name)?,
         (_, Some(_)) => return Err(unknown(name)),
     })
@@ -51,6 +72,12 @@ fn builtin(name: &str) -> Result<Box<dyn Environment>, EnvError> {
     Ok(match name {
         "reverse" => Box::new(SingleTurn::new(letters::Reverse)),
         "count-letter" => Box::new(SingleTurn::new(letters::CountLetter)),
+        "reverse-words" => Box::new(SingleTurn::new(phrases::ReverseWords)),
+        "repeat" => Box::new(SingleTurn::new(phrases::Repeat)),
+        "slug" => Box::new(SingleTurn::new(phrases::Slug)),
+        "date" => Box::new(SingleTurn::new(Date)),
+        "csv" => Box::new(SingleTurn::new(Csv)),
+        "first-word" => Box::new(SingleTurn::new(sentences::FirstWord)),
         "last-word" => Box::new(SingleTurn::new(sentences::LastWord)),
         "acronym" => Box::new(SingleTurn::new(sentences::Acronym)),
         "sort-words" => Box::new(SingleTurn::new(sentences::SortWords)),

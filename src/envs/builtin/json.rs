@@ -1,4 +1,4 @@
-//! `json`: a strict format. The fields are given; all that can be wrong is how they are written.
+//! `json` and `csv`: strict formats of the same fields. The fields are given; all that can be wrong is how they are written.
 
 use super::{
     super::{
@@ -48,20 +48,8 @@ fn text(rng: &mut Rng, key: &str) -> Value {
     Value::from(*value)
 }
 
-impl Task for Json {
-    type Content = Fields;
-
-    fn info(&self) -> Info {
-        let description = "Writes given fields as one JSON object, on one line, and nothing else.";
-        let levels = vec![
-            Level::new("a text and a number", 32),
-            Level::new("two texts and a number", 40),
-            Level::new("two texts, a number and a truth value", 48),
-        ];
-        Info { version: "2".into(), ..info("json", description, levels) }
-    }
-
-    fn candidate(&self, level: u32, draw: Draw) -> Fields {
+impl Fields {
+    fn draw(level: u32, draw: Draw) -> Self {
         let rng = &mut draw.rng();
         let mut fields = vec![("name".to_owned(), Value::from(*rng.pick(&words::NAMES)))];
         if level > 1 {
@@ -72,13 +60,39 @@ impl Task for Json {
         if level > 2 {
             fields.push(("member".to_owned(), json!(rng.below(2) == 1)));
         }
-        Fields { fields }
+        Self { fields }
+    }
+
+    /// `name: Ann, age: 31`.
+    fn named(&self) -> String {
+        let fields: Vec<_> = self.fields.iter().map(|(key, value)| format!("{key}: {}", plain(value))).collect();
+        fields.join(", ")
+    }
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn levels(tokens: [usize; 3]) -> Vec<Level> {
+    let fields = ["a text and a number", "two texts and a number", "two texts, a number and a truth value"];
+    fields.into_iter().zip(tokens).map(|(fields, tokens)| Level::new(fields, tokens)).collect()
+}
+
+impl Task for Json {
+    type Content = Fields;
+
+    fn info(&self) -> Info {
+        let description = "Writes given fields as one JSON object, on one line, and nothing else.";
+        Info { version: "2".into(), ..info("json", description, levels([32, 40, 48])) }
+    }
+
+    fn candidate(&self, level: u32, draw: Draw) -> Fields {
+        Fields::draw(level, draw)
     }
 
     fn prompt(&self, content: &Fields, wording: usize) -> String {
-        let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let fields: Vec<_> = content.fields.iter().map(|(key, value)| format!("{key}: {}", plain(value))).collect();
-        fill(WORDINGS[wording], &[&fields.join(", ")])
+        fill(WORDINGS[wording], &[&content.named()])
     }
 
     fn answer(&self, content: &Fields) -> String {
@@ -95,5 +109,41 @@ impl Task for Json {
     fn lenient(&self, answer: &str, reply: &str) -> bool {
         let wanted: Option<Map<String, Value>> = serde_json::from_str(answer).ok();
         grade::object(reply).is_some_and(|object| object.as_object() == wanted.as_ref())
+    }
+}
+
+/// The values of given fields, separated by commas.
+#[derive(Clone)]
+pub(crate) struct Csv;
+
+const CSV: [&str; 5] = [
+    "Convert to CSV: {}",
+    "Make one CSV line: {}",
+    "Write only the values as CSV: {}",
+    "Answer only with CSV: {}",
+    "Reply with one line of CSV and nothing else: {}",
+];
+
+impl Task for Csv {
+    type Content = Fields;
+
+    fn info(&self) -> Info {
+        info("csv", "Writes the values of given fields with commas between them, on one line.", levels([16, 20, 24]))
+    }
+
+    fn candidate(&self, level: u32, draw: Draw) -> Fields {
+        Fields::draw(level, draw)
+    }
+
+    fn prompt(&self, content: &Fields, wording: usize) -> String {
+        fill(CSV[wording], &[&content.named()])
+    }
+
+    fn answer(&self, content: &Fields) -> String {
+        content.fields.iter().map(|(_, value)| plain(value)).collect::<Vec<_>>().join(",")
+    }
+
+    fn lenient(&self, answer: &str, reply: &str) -> bool {
+        grade::commas(reply).as_deref() == Some(answer)
     }
 }

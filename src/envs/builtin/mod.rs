@@ -2,11 +2,14 @@
 
 pub(super) mod bandit;
 pub(super) mod cipher;
+pub(super) mod date;
 pub(super) mod guess_number;
 pub(super) mod json;
 pub(super) mod letters;
 pub(super) mod numbers;
 pub(super) mod phonebook;
+pub(super) mod phrases;
+pub(super) mod register;
 pub(super) mod secret_rule;
 pub(super) mod sentences;
 

@@ -1,4 +1,4 @@
-//! Tasks on the words of a phrase: `last-word`, `acronym`, `sort-words`.
+//! Tasks on the words of a phrase: `first-word`, `last-word`, `acronym`, `sort-words`.
 
 use super::{
     super::{
@@ -81,6 +81,60 @@ impl Task for LastWord {
     }
 }
 
+/// The first word of a sentence.
+#[derive(Clone)]
+pub(crate) struct FirstWord;
+
+const FIRST_WORD: [&str; 5] = [
+    "What is the first word of this sentence? {}",
+    "Give only the opening word: {}",
+    "Which word begins this sentence? {}",
+    "Repeat just the first word. {}",
+    "Read this and say its very first word: {}",
+];
+
+impl Task for FirstWord {
+    type Content = Sentence;
+
+    fn info(&self) -> Info {
+        let levels = vec![Level::new("5 words", 8), Level::new("9 words", 8), Level::new("14 words, two clauses", 8)];
+        info("first-word", "Repeats only the first word of a sentence.", levels)
+    }
+
+    fn candidate(&self, level: u32, draw: Draw) -> Sentence {
+        let rng = &mut draw.rng();
+        let nouns = words::pick_distinct(rng, &words::NOUNS, 3);
+        let subject = match rng.below(2) {
+            0 => format!("{} the {}", rng.pick(&words::NAMES), rng.pick(&PEOPLE)),
+            _ => format!("{} {}s", title(rng.pick::<&str>(&ADJECTIVES)), rng.pick(&PEOPLE)),
+        };
+        let mut text = format!("{subject} {} the {}", rng.pick(&VERBS), nouns[0]);
+        if level > 1 {
+            text += &format!(" {} the {} {}", rng.pick(&PLACES), rng.pick(&ADJECTIVES), nouns[1]);
+        }
+        if level > 2 {
+            text += &format!(", and the {} {} the {}", rng.pick(&PEOPLE), rng.pick(&VERBS), nouns[2]);
+        }
+        Sentence { text: text + "." }
+    }
+
+    fn prompt(&self, content: &Sentence, wording: usize) -> String {
+        fill(FIRST_WORD[wording], &[&content.text])
+    }
+
+    fn answer(&self, content: &Sentence) -> String {
+        content.text.split_whitespace().next().unwrap_or_default().to_owned()
+    }
+
+    fn lenient(&self, answer: &str, reply: &str) -> bool {
+        grade::word(reply).is_some_and(|word| word == answer.to_lowercase())
+    }
+}
+
+fn title(word: &str) -> String {
+    word[..1].to_uppercase() + &word[1..]
+}
+
 /// Some words.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Words {
@@ -109,7 +163,6 @@ impl Task for Acronym {
 
     fn candidate(&self, level: u32, draw: Draw) -> Words {
         let rng = &mut draw.rng();
-        let title = |word: &str| word[..1].to_uppercase() + &word[1..];
         let chosen = words::pick_distinct(rng, &words::COMMON, level as usize + 2);
         Words { words: chosen.into_iter().map(title).collect() }
     }

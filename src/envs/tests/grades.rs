@@ -189,3 +189,42 @@ fn facts_and_rules_want_the_word_or_number() {
     let name = [("Bob", STRICT), ("bob", LENIENT), ("Ann's best friend is Bob.", LENIENT), ("Ann and Bob", WRONG)];
     check("phonebook", json!({ "fact": { "ask": "friend", "subject": "Ann", "answer": "Bob" } }), &name);
 }
+
+#[test]
+fn words_written_another_way_want_exactly_that_way() {
+    let words = json!({ "words": ["red", "lamp"] });
+    let reversed = [("lamp red", STRICT), ("Reversed: lamp, red.", LENIENT), ("red lamp", WRONG), ("lamp", WRONG)];
+    check("reverse-words", words.clone(), &reversed);
+    let slug =
+        [("red-lamp", STRICT), ("/red-lamp", LENIENT), ("Red-Lamp", LENIENT), ("red_lamp", WRONG), ("red", WRONG)];
+    check("slug", words, &slug);
+    let times = [("red red red", STRICT), ("Red, red, red!", LENIENT), ("red red", WRONG), ("red red red red", WRONG)];
+    check("repeat", json!({ "word": "red", "times": 3 }), &times);
+    let first = [("Old", STRICT), ("old", LENIENT), ("The first word is \"Old\".", LENIENT), ("Old kings", WRONG)];
+    check("first-word", json!({ "text": "Old king sold the lamp." }), &first);
+}
+
+#[test]
+fn date_and_csv_want_their_format_and_nothing_around_it() {
+    let day = json!({ "year": 1984, "month": 3, "day": 7, "style": 0 });
+    let dates = [("1984-03-07", STRICT), ("1984-03-07.", LENIENT), ("1984-3-7", WRONG), ("07-03-1984", WRONG)];
+    check("date", day, &dates);
+    let lines = [
+        ("Ann,31", STRICT),
+        ("Ann, 31", LENIENT),
+        ("Here it is:\nAnn,31", LENIENT),
+        ("name,age", WRONG),
+        ("name: Ann, age: 31", WRONG),
+        ("31,Ann", WRONG),
+    ];
+    check("csv", json!({ "fields": [["name", "Ann"], ["age", 31]] }), &lines);
+}
+
+#[test]
+fn registers_want_the_value() {
+    let room = json!({ "fact": { "subject": "Ann", "value": "412" } });
+    check("rooms", room.clone(), &[("412", STRICT), ("Room 412.", LENIENT), ("41", WRONG), ("Ann", WRONG)]);
+    check("prices", room, &[("412", STRICT), ("412 coins", LENIENT), ("412 or 413", WRONG)]);
+    let capital = json!({ "fact": { "subject": "Bodia", "value": "Lumet" } });
+    check("capitals", capital, &[("Lumet", STRICT), ("The capital is Lumet.", LENIENT), ("Bodia", WRONG)]);
+}

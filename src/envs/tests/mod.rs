@@ -286,7 +286,7 @@ fn a_pull_is_an_arm_and_the_same_arm_in_the_same_turn_always_pays_the_same() {
 
 #[test]
 fn worlds_differ_in_their_facts_and_not_in_their_questions() {
-    for name in ["secret-rule", "cipher", "phonebook"] {
+    for name in ["secret-rule", "cipher", "phonebook", "capitals", "rooms", "prices"] {
         let query = Query::new(Split::Train, 1);
         let answers = |name: &str| -> HashSet<String> {
             let env = find(name).unwrap();
