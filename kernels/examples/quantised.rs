@@ -17,7 +17,7 @@ fn main() {
             }
             let row = vec![0x2a; inputs / format.block() * format.block_bytes()];
             let weight = Quantised::new(format, (outputs, inputs), |_| &row);
-            for rows in [1, 8, 512] {
+            for rows in [1, 8, 32, 512] {
                 rayon::scope(|_| measure(&weight, rows));
             }
         }

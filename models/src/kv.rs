@@ -1,14 +1,14 @@
 //! Keys and values of one sequence, layer by layer; a fork shares its parent's tokens without copying them.
 
 use candle_core::Tensor;
-use socius_kernels::attention::KeyCache;
+use socius_kernels::attention::KvCache;
 use std::sync::Arc;
 
 /// One layer's keys and values, `[tokens, kv_heads · head_dim]`, keys rotated.
 #[derive(Clone, Debug)]
 pub(crate) enum LayerKv {
-    /// On the host; values row-major.
-    Host { k: KeyCache, v: Vec<f32> },
+    /// On the host: in bf16 unless the model is f32.
+    Host(KvCache),
     /// On the device of the reference path; `None` until the first token.
     Device(Option<(Tensor, Tensor)>),
 }

@@ -1,7 +1,9 @@
 //! Attention's forward pass: a task is one key/value head of some queries of a row.
 
-use super::{BLOCK, Entries, Heads, KeyCache, Lines, lines, portions, turn};
+use super::narrow::{self, Narrow};
+use super::{BLOCK, Entries, Heads, KvCache, Lines, Portion, portions, turn};
 use crate::gemm::Gemm;
+use crate::linear::WeightType;
 use crate::scratch;
 use crate::simd::{self, Kernel, LANES, Shared, Simd, Variant};
 use rayon::prelude::*;
@@ -12,29 +14,33 @@ const TASK_TOKENS: usize = 64;
 /// Multiplications below which one thread does it all.
 const SERIAL_PRODUCTS_MAX: usize = 1 << 17;
 
-/// A span of keys and values.
+/// A span of keys (rotated) and values.
 #[derive(Clone, Copy, Debug)]
-pub struct Keys<'a> {
-    /// Rotated.
-    pub k: KeyRows<'a>,
-    /// `[len, kv · dim]`.
-    pub v: &'a [f32],
+pub enum Keys<'a> {
+    /// `[len, kv · dim]` each.
+    Plain {
+        /// Keys.
+        k: &'a [f32],
+        /// Values.
+        v: &'a [f32],
+    },
+    /// The first tokens of a cache.
+    Cached(&'a KvCache, usize),
 }
 
-/// The keys of a span.
-#[derive(Clone, Copy, Debug)]
-pub enum KeyRows<'a> {
-    /// `[len, kv · dim]`.
-    Plain(&'a [f32]),
-    /// Turned when they were cached.
-    Cached(&'a KeyCache),
-}
-
-impl KeyRows<'_> {
-    fn len(self, heads: Heads) -> usize {
+impl Keys<'_> {
+    /// Tokens; asserts that each has a key and a value.
+    fn len(&self, heads: Heads) -> usize {
         match self {
-            Self::Plain(k) => k.len() / heads.kv_width(),
-            Self::Cached(cache) => cache.len(),
+            Self::Plain { k, v } => {
+                let len = k.len() / heads.kv_width();
+                assert!(k.len() == v.len() && v.len() == len * heads.kv_width(), "a value for each key");
+                len
+            }
+            Self::Cached(cache, len) => {
+                assert!(*len <= cache.len(), "{len} tokens of {}", cache.len());
+                *len
+            }
         }
     }
 }
@@ -71,9 +77,7 @@ pub(super) fn forward_as(
     for row in rows {
         assert!(row.queries.start >= end && row.queries.end <= tokens, "rows of {tokens} tokens, in order");
         end = row.queries.end;
-        let width = heads.kv_width();
-        assert!(row.keys.iter().all(|keys| keys.k.len(heads) * width == keys.v.len()), "a value for each key");
-        let len: usize = row.keys.iter().map(|keys| keys.v.len() / width).sum();
+        let len: usize = row.keys.iter().map(|keys| keys.len(heads)).sum();
         assert!(len >= row.queries.len(), "the queries' own keys are among the row's");
         products += 2 * row.queries.len() * len * heads.q_width();
         let before = len - row.queries.len();
@@ -87,10 +91,9 @@ pub(super) fn forward_as(
     }
     let (out, logsumexp) = (Shared::new(out), logsumexp.map(Shared::new));
     let run = |&(row, entries): &(&Row<'_>, Entries)| {
-        let spans: (Vec<KeyRows<'_>>, Vec<&[f32]>) = row.keys.iter().map(|keys| (keys.k, keys.v)).unzip();
-        let len = entries.len() * (2 * heads.dim + BLOCK + 2) + 2 * BLOCK * heads.dim;
+        let len = entries.len() * (2 * heads.dim + BLOCK + 2) + BLOCK * heads.dim;
         scratch::with(len, |scratch| {
-            simd::run(variant, Task { entries, spans: (&spans.0, &spans.1), q, out, logsumexp, scratch });
+            simd::run(variant, Task { entries, spans: &row.keys, q, out, logsumexp, scratch });
         });
     };
     if products <= SERIAL_PRODUCTS_MAX {
@@ -102,7 +105,7 @@ pub(super) fn forward_as(
 
 struct Task<'a> {
     entries: Entries,
-    spans: (&'a [KeyRows<'a>], &'a [&'a [f32]]),
+    spans: &'a [Keys<'a>],
     q: &'a [f32],
     out: Shared<f32>,
     logsumexp: Option<Shared<f32>>,
@@ -118,67 +121,33 @@ impl Kernel for Task<'_> {
         let (sums, rest) = rest.split_at_mut(count * dim);
         let (scores, rest) = rest.split_at_mut(count * BLOCK);
         let (largest, rest) = rest.split_at_mut(count);
-        let (total, rest) = rest.split_at_mut(count);
-        let (turned, v_copy) = rest.split_at_mut(BLOCK * dim);
+        let (total, wide) = rest.split_at_mut(count);
         entries.gather(q, heads.scale, queries);
         sums.fill(0.0);
         largest.fill(f32::NEG_INFINITY);
         total.fill(0.0);
+        let lens = || spans.iter().map(|keys| keys.len(heads));
         for first in (0..entries.limit_max()).step_by(BLOCK) {
             let keys = BLOCK.min(entries.limit_max() - first);
-            let width = keys.next_multiple_of(LANES);
             let from = entries.first_seeing(first);
-            let v = lines(spans.1, (first, keys), (heads, entries.kv_head), v_copy);
-            let lens = spans.1.iter().map(|v| v.len() / heads.kv_width());
-            for (index, span, token, tokens) in portions(lens, first, keys) {
-                let k: &[f32] = match spans.0[span] {
-                    KeyRows::Cached(cache) => cache.lines(heads, entries.kv_head, token),
-                    KeyRows::Plain(k) => {
-                        let at = k[token * heads.kv_width() + entries.kv_head * dim..].as_ptr();
-                        // SAFETY: `tokens ≤ 64` lines of `dim` values follow in the span.
-                        unsafe { turn::<S>(Lines { at, row: heads.kv_width() }, tokens, dim, turned) };
-                        turned
-                    }
-                };
-                // As far as whole vectors go, where the block has room: the next portion or −∞ is written over what is too much.
-                let columns = tokens.next_multiple_of(LANES).min(BLOCK - index);
-                assert!((dim - 1) * BLOCK + columns <= k.len(), "keys are turned by blocks of the row");
-                // SAFETY: `scores` holds 64 values for each of `count` entries, `queries` dim; `k` was measured.
-                unsafe {
-                    S::gemm(Gemm {
-                        m: count - from,
-                        n: columns,
-                        k: dim,
-                        a: queries.as_ptr().add(from * dim),
-                        a_strides: (dim, 1),
-                        b: k.as_ptr(),
-                        b_row: BLOCK,
-                        c: scores.as_mut_ptr().add(from * BLOCK + index),
-                        c_row: BLOCK,
-                        accumulate: false,
-                    });
-                }
-            }
-            // SAFETY: every buffer is sized above for `count` entries and 64 keys; `keys ≤ 64` lines were found.
+            let mut block = Block { entries, from, spans, wide };
+            let queries = queries[from * dim..].as_ptr();
+            let sums_from = sums[from * dim..].as_mut_ptr();
+            let scores_from = scores[from * BLOCK..].as_mut_ptr();
+            // SAFETY: every buffer is sized above for `count` entries and 64 keys; portions are inside their spans.
             unsafe {
+                for portion in portions(lens(), first, keys) {
+                    block.score::<S>(portion, queries, scores_from);
+                }
                 for e in from..count {
-                    let scores = &mut scores[e * BLOCK..][..width];
+                    let scores = &mut scores[e * BLOCK..][..keys.next_multiple_of(LANES)];
                     scores[keys.min(entries.limit(e) - first)..].fill(f32::NEG_INFINITY);
                     let sums = &mut sums[e * dim..][..dim];
                     soften::<S>(scores, &mut largest[e], &mut total[e], sums);
                 }
-                S::gemm(Gemm {
-                    m: count - from,
-                    n: dim,
-                    k: keys,
-                    a: scores.as_ptr().add(from * BLOCK),
-                    a_strides: (BLOCK, 1),
-                    b: v.at,
-                    b_row: v.row,
-                    c: sums.as_mut_ptr().add(from * dim),
-                    c_row: dim,
-                    accumulate: true,
-                });
+                for portion in portions(lens(), first, keys) {
+                    block.add_values::<S>(portion, scores_from, sums_from);
+                }
             }
         }
         for e in 0..count {
@@ -192,6 +161,111 @@ impl Kernel for Task<'_> {
                 // SAFETY: as above.
                 unsafe { *logsumexp.at(entries.scalar(e)) = largest[e] + total[e].ln() };
             }
+        }
+    }
+}
+
+/// Entries `from ..` and a block of 64 of their keys.
+struct Block<'a> {
+    entries: Entries,
+    from: usize,
+    spans: &'a [Keys<'a>],
+    /// Room for a block of keys or values of one head.
+    wide: &'a mut [f32],
+}
+
+impl Block<'_> {
+    /// Sets the scores, `[entries, 64]`, of one portion. As far as whole vectors go, where the block has room: the next portion or
+    /// −∞ is written over what is too much.
+    ///
+    /// # Safety
+    /// As for [`Simd`]; queries are `[entries, dim]`.
+    #[inline(always)]
+    unsafe fn score<S: Simd>(&mut self, portion: Portion, queries: *const f32, scores: *mut f32) {
+        let (index, span, token, tokens) = portion;
+        let Entries { heads, kv_head, .. } = self.entries;
+        let (m, dim) = (self.entries.len() - self.from, heads.dim);
+        let columns = tokens.next_multiple_of(LANES).min(BLOCK - index);
+        let scores = scores.wrapping_add(index);
+        // SAFETY: lines of 64 columns, of which `index` stand before the portion; the rest is the caller's promise.
+        unsafe {
+            let b = match self.spans[span] {
+                Keys::Plain { k, .. } => {
+                    let at = k[token * heads.kv_width() + kv_head * dim..].as_ptr();
+                    turn::<S>(Lines { at, row: heads.kv_width() }, tokens, dim, self.wide);
+                    self.wide.as_ptr()
+                }
+                Keys::Cached(cache, _) => {
+                    let lines = cache.lines(heads, kv_head, token..token + tokens);
+                    assert_eq!(lines.column, index, "keys are cached by blocks of the row");
+                    match lines.kept {
+                        WeightType::F32 => lines.keys.cast(),
+                        WeightType::Bf16 if m <= S::TILE_ROWS => {
+                            let few = Narrow { rows: m, dim, tokens, lines, scores };
+                            return narrow::scores::<S>(few, queries, columns);
+                        }
+                        WeightType::Bf16 => {
+                            narrow::widen_keys::<S>(lines, (dim, columns), self.wide);
+                            self.wide.as_ptr()
+                        }
+                    }
+                }
+            };
+            S::gemm(Gemm {
+                m,
+                n: columns,
+                k: dim,
+                a: queries,
+                a_strides: (dim, 1),
+                b,
+                b_row: BLOCK,
+                c: scores,
+                c_row: BLOCK,
+                accumulate: false,
+            });
+        }
+    }
+
+    /// Adds one portion's values, weighed by `scores`, to `sums`, `[entries, dim]`.
+    ///
+    /// # Safety
+    /// As for [`Self::score`].
+    #[inline(always)]
+    unsafe fn add_values<S: Simd>(&mut self, portion: Portion, scores: *mut f32, sums: *mut f32) {
+        let (index, span, token, tokens) = portion;
+        let Entries { heads, kv_head, .. } = self.entries;
+        let (m, dim) = (self.entries.len() - self.from, heads.dim);
+        let scores = scores.wrapping_add(index);
+        // SAFETY: as above.
+        unsafe {
+            let (b, b_row) = match self.spans[span] {
+                Keys::Plain { v, .. } => (v[token * heads.kv_width() + kv_head * dim..].as_ptr(), heads.kv_width()),
+                Keys::Cached(cache, _) => {
+                    let lines = cache.lines(heads, kv_head, token..token + tokens);
+                    match lines.kept {
+                        WeightType::F32 => (lines.values.cast(), lines.value_words),
+                        WeightType::Bf16 if m <= S::TILE_ROWS => {
+                            return narrow::values::<S>(Narrow { rows: m, dim, tokens, lines, scores }, sums);
+                        }
+                        WeightType::Bf16 => {
+                            narrow::widen_values::<S>(lines, (dim, tokens), self.wide);
+                            (self.wide.as_ptr(), dim)
+                        }
+                    }
+                }
+            };
+            S::gemm(Gemm {
+                m,
+                n: dim,
+                k: tokens,
+                a: scores,
+                a_strides: (BLOCK, 1),
+                b,
+                b_row,
+                c: sums,
+                c_row: dim,
+                accumulate: true,
+            });
         }
     }
 }

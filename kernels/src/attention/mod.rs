@@ -16,10 +16,11 @@
 mod backward;
 mod cache;
 mod forward;
+mod narrow;
 
 pub use backward::{Gradients, Saved, Spans, backward};
-pub use cache::KeyCache;
-pub use forward::{KeyRows, Keys, Row, forward};
+pub use cache::{KvCache, round};
+pub use forward::{Keys, Row, forward};
 
 use crate::gemm::transpose;
 use crate::simd::{LANES, Simd};

@@ -3,6 +3,7 @@
 use super::backward::backward_as;
 use super::forward::forward_as;
 use super::*;
+use crate::linear::WeightType;
 use crate::simd::{Variant, variants};
 use crate::testing::{Values, assert_same_bits, assert_within, on_threads};
 use std::ops::Range;
@@ -42,7 +43,7 @@ impl Case {
     fn forward(&self, variant: Variant) -> (Vec<f32>, Vec<f32>) {
         let of = |at: &Range<usize>| {
             let at = at.start * self.heads.kv_width()..at.end * self.heads.kv_width();
-            Keys { k: KeyRows::Plain(&self.k[at.clone()]), v: &self.v[at] }
+            Keys::Plain { k: &self.k[at.clone()], v: &self.v[at] }
         };
         let row = |row: &Spans| Row { queries: row.queries.clone(), keys: row.keys.iter().map(of).collect() };
         let rows: Vec<Row<'_>> = self.rows.iter().map(row).collect();
@@ -194,7 +195,7 @@ fn decoding_token_by_token_gives_the_bits_of_the_full_pass_however_keys_are_cut(
             for cut in [0, 1, len / 2, len - 1] {
                 let keys = [0..cut, cut..len]
                     .map(|at| start + at.start * width..start + at.end * width)
-                    .map(|at| Keys { k: KeyRows::Plain(&case.k[at.clone()]), v: &case.v[at] });
+                    .map(|at| Keys::Plain { k: &case.k[at.clone()], v: &case.v[at] });
                 let rows = [Row { queries: 0..1, keys: keys.into() }];
                 let at = token * case.heads.q_width()..(token + 1) * case.heads.q_width();
                 let mut out = vec![0.0; case.heads.q_width()];
@@ -229,9 +230,13 @@ fn bits_do_not_depend_on_threads_or_on_other_rows() {
 }
 
 #[test]
-fn cached_keys_give_the_bits_of_plain_ones_however_they_came_in() {
-    for (query, kv, dim) in SHAPES {
-        let case = Case::new(query, kv, dim);
+fn cached_keys_and_values_give_the_bits_of_plain_ones_however_they_came_in() {
+    for ((query, kv, dim), kept) in
+        SHAPES.into_iter().flat_map(|shape| [WeightType::F32, WeightType::Bf16].map(|kept| (shape, kept)))
+    {
+        let mut case = Case::new(query, kv, dim);
+        round(kept, &mut case.k);
+        round(kept, &mut case.v);
         let (heads, width) = (case.heads, case.heads.kv_width());
         let of = |at: &Range<usize>| at.start * width..at.end * width;
         // By spans, the second of them key by key after a key that is taken back.
@@ -239,29 +244,43 @@ fn cached_keys_give_the_bits_of_plain_ones_however_they_came_in() {
             let mut position = 0;
             let mut caches = Vec::new();
             for span in spans {
-                let mut cache = KeyCache::default();
-                cache.extend(heads, position, &case.k[..width]);
+                let mut cache = KvCache::new(heads, kept);
+                cache.extend(position, &case.k[..width], &case.v[..width]);
                 cache.truncate(0);
                 for key in span.clone() {
-                    cache.extend(heads, position, &case.k[of(&(key..key + 1))]);
+                    cache.extend(position, &case.k[of(&(key..key + 1))], &case.v[of(&(key..key + 1))]);
                     position += 1;
                 }
+                // What another continuation has added.
+                cache.extend(position, &case.k[..width], &case.v[..width]);
                 caches.push(cache);
             }
             caches
         };
+        let last = |row: &Spans| Spans { queries: row.queries.end - 1..row.queries.end, ..row.clone() };
+        let mut alone = case.rows.clone();
+        alone.iter_mut().for_each(|row| *row = last(row));
         for &variant in variants() {
             let (plain, _) = case.forward(variant);
             let caches: Vec<_> = case.rows.iter().map(|row| cache(&row.keys)).collect();
-            let rows = case.rows.iter().zip(&caches).map(|(row, caches)| {
-                let spans = row.keys.iter().zip(caches);
-                let keys = spans.map(|(at, cache)| Keys { k: KeyRows::Cached(cache), v: &case.v[of(at)] });
-                Row { queries: row.queries.clone(), keys: keys.collect() }
-            });
-            let rows: Vec<_> = rows.collect();
-            let mut out = vec![f32::NAN; case.q.len()];
-            forward_as(variant, heads, &case.q, &rows, &mut out, None);
-            assert_same_bits(&out, &plain, format_args!("{variant:?} {query} {kv} {dim}"));
+            // All queries of a row at once, and its last one alone, as in decoding.
+            for spans in [&case.rows, &alone] {
+                let rows = spans.iter().zip(&caches).map(|(row, caches)| {
+                    let keys = row.keys.iter().zip(caches).map(|(at, cache)| Keys::Cached(cache, at.len()));
+                    Row { queries: row.queries.clone(), keys: keys.collect() }
+                });
+                let rows: Vec<_> = rows.collect();
+                let mut out = vec![f32::NAN; case.q.len()];
+                forward_as(variant, heads, &case.q, &rows, &mut out, None);
+                for row in spans {
+                    let at = row.queries.start * heads.q_width()..row.queries.end * heads.q_width();
+                    assert_same_bits(
+                        &out[at.clone()],
+                        &plain[at],
+                        format_args!("{variant:?} {kept:?} {query} {kv} {dim}"),
+                    );
+                }
+            }
         }
     }
 }

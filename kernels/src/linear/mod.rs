@@ -25,6 +25,7 @@ mod tile;
 pub(crate) use multiply::{Job, Operand, Product, run, with_operands};
 pub(crate) use packed::Packed;
 pub use reference::reference;
+pub(crate) use tile::pair;
 
 use crate::quantised::{self, Quantised};
 use crate::simd::{self, LANES, Variant};

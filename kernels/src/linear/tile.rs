@@ -260,7 +260,7 @@ unsafe fn run_tile<P: PairDot, const R: usize, const V: usize>(t: &Tiles, at: At
 
 /// Two f32 rounded to bf16, the first in the low half.
 #[inline(always)]
-pub(super) fn pair(low: f32, high: f32) -> u32 {
+pub(crate) fn pair(low: f32, high: f32) -> u32 {
     round(low) >> 16 | round(high) & 0xffff_0000
 }
 

@@ -4,8 +4,10 @@
 //! the reciprocal, the product and s are rounded, each by 127·2⁻²⁴ of a step at most). A block whose max|x| is below 2⁻¹⁰⁰ counts as 0;
 //! one with a value that is not finite gives NaN.
 
+use super::TASK_ROWS;
 use super::format::BLOCK;
-use crate::simd::{self, Kernel, Simd, Variant};
+use crate::gemm::balanced;
+use crate::simd::{self, Kernel, Shared, Simd, Variant};
 use rayon::prelude::*;
 
 /// Below it the reciprocal of a scale could overflow.
@@ -26,30 +28,61 @@ pub(super) struct Quants {
 /// 32-bit words of a block.
 pub(super) const WORDS: usize = size_of::<Quants>() / size_of::<u32>();
 
-/// Quantises `x`, whole blocks, into `words`, [`WORDS`] for each block.
-pub(super) fn quantise<'a>(variant: Variant, x: &[f32], words: &'a mut [u32]) -> &'a [Quants] {
-    const TASK_BLOCKS: usize = 1 << 11;
-    let blocks = x.len() / BLOCK;
-    assert!(x.len() == blocks * BLOCK && words.len() == blocks * WORDS, "whole blocks");
+/// Quantises `x`, `rows` rows of whole blocks, into `words`, [`WORDS`] for each block. The rows of a register tile lie side by side,
+/// block by block, in the order of [`row_groups`], so that a tile reads them in one stream.
+pub(super) fn quantise<'a>(
+    variant: Variant,
+    x: &[f32],
+    (rows, tile_rows): (usize, usize),
+    words: &'a mut [u32],
+) -> &'a [Quants] {
+    /// Blocks that one thread quantises in about the time that it takes to call another.
+    const SERIAL_BLOCKS_MAX: usize = 1 << 8;
+    let all = x.len() / BLOCK;
+    assert!(x.len() == all * BLOCK && words.len() == all * WORDS, "whole blocks");
     // SAFETY: a block is WORDS words without padding, of their alignment, and any bytes are one.
-    let quants = unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<Quants>(), blocks) };
-    if blocks <= TASK_BLOCKS {
-        simd::run(variant, Quantise(x, quants));
+    let quants = unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<Quants>(), all) };
+    let (blocks, shared) = (all / rows.max(1), Shared::new(quants));
+    assert_eq!(all, rows * blocks, "{rows} rows of whole blocks");
+    let task = |(first, count): (usize, usize)| {
+        // SAFETY: groups are disjoint and inside `rows`.
+        let quants = unsafe { shared.slice(first * blocks, count * blocks) };
+        let x = &x[first * blocks * BLOCK..(first + count) * blocks * BLOCK];
+        simd::run(variant, Quantise { x, rows: count, quants });
+    };
+    if all <= SERIAL_BLOCKS_MAX {
+        row_groups(rows, tile_rows).for_each(task);
     } else {
-        x.par_chunks(TASK_BLOCKS * BLOCK)
-            .zip(quants.par_chunks_mut(TASK_BLOCKS))
-            .for_each(|(x, quants)| simd::run(variant, Quantise(x, quants)));
+        row_groups(rows, tile_rows).collect::<Vec<_>>().into_par_iter().for_each(task);
     }
     quants
 }
 
-struct Quantise<'a>(&'a [f32], &'a mut [Quants]);
+/// `(first, count)` of the rows of each register tile, of `tile_rows` at most; every task starts a new tile.
+pub(super) fn row_groups(rows: usize, tile_rows: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut first = 0;
+    std::iter::from_fn(move || {
+        let left = TASK_ROWS.min(rows - first / TASK_ROWS * TASK_ROWS) - first % TASK_ROWS;
+        let count = if first < rows { balanced(left, tile_rows) } else { return None };
+        first += count;
+        Some((first - count, count))
+    })
+}
+
+struct Quantise<'a> {
+    x: &'a [f32],
+    rows: usize,
+    quants: &'a mut [Quants],
+}
 
 impl Kernel for Quantise<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        for (x, quants) in self.0.as_chunks::<BLOCK>().0.iter().zip(self.1) {
-            *quants = block(x);
+        let Self { x, rows, quants } = self;
+        for (row, x) in x.chunks_exact(x.len() / rows).enumerate() {
+            for (index, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
+                quants[index * rows + row] = block(x);
+            }
         }
     }
 }

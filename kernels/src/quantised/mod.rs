@@ -36,8 +36,10 @@ use panel::Panels;
 use rayon::prelude::*;
 use tile::Tiles;
 
-/// Panels of a task: some 50 kB of codes, 3 µs from memory.
+/// Panels of a task for one tile of rows: some 50 kB of codes, 3 µs from memory.
 const TASK_PANELS: usize = 8;
+/// Panels of a task where rows make more than one: they share the task's activations.
+const TASK_PANELS_WIDE: usize = 4;
 /// Rows of a task: 64 × 1536 inputs are 150 kB of activations, in the second-level cache beside the task's panels.
 const TASK_ROWS: usize = 64;
 /// Multiplications below which waking another thread (some 5 µs) costs more than it saves.
@@ -124,7 +126,7 @@ pub(crate) fn forward_as(
         assert_eq!(y.len(), rows * weight.outputs, "an output of [{rows}, {}]", weight.outputs);
     }
     scratch::with_words(x.len() / BLOCK * activation::WORDS, |words| {
-        let x = activation::quantise(variant, x, words);
+        let x = activation::quantise(variant, x, (rows, tile::rows_max(variant)), words);
         let jobs: Vec<_> = outputs.iter_mut().map(|(weight, y)| Job { weight, y: Shared::new(y) }).collect();
         run_jobs(Call { variant, x, rows, write }, &jobs);
     });
@@ -146,9 +148,13 @@ struct Job<'a> {
 fn run_jobs(call: Call<'_>, jobs: &[Job<'_>]) {
     let mut tasks = Vec::new();
     let mut products = 0;
+    let task_panels = match call.rows.div_ceil(tile::rows_max(call.variant)) {
+        _ if call.rows > TASK_ROWS => TASK_PANELS_WIDE,
+        tiles => (TASK_PANELS / tiles).max(1),
+    };
     for job in jobs {
         products += call.rows * job.weight.inputs * job.weight.outputs;
-        for first in (0..job.weight.outputs.div_ceil(LANES)).step_by(TASK_PANELS) {
+        for first in (0..job.weight.outputs.div_ceil(LANES)).step_by(task_panels) {
             tasks.extend((0..call.rows).step_by(TASK_ROWS).map(|start| (job, first, start)));
         }
     }
@@ -159,7 +165,7 @@ fn run_jobs(call: Call<'_>, jobs: &[Job<'_>]) {
             format,
             rows: TASK_ROWS.min(call.rows - start),
             blocks,
-            outputs: (TASK_PANELS * LANES).min(outputs - panel * LANES),
+            outputs: (task_panels * LANES).min(outputs - panel * LANES),
             x: call.x[start * blocks..].as_ptr(),
             panels: panels.panel(panel),
             y: job.y.at(start * outputs + panel * LANES),

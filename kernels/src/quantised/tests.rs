@@ -43,7 +43,7 @@ impl Stored {
 }
 
 fn with_quants<R>(variant: Variant, x: &[f32], body: impl FnOnce(&[Quants]) -> R) -> R {
-    body(quantise(variant, x, &mut vec![0; x.len() / BLOCK * WORDS]))
+    body(quantise(variant, x, (1, 1), &mut vec![0; x.len() / BLOCK * WORDS]))
 }
 
 fn check(rows: usize, outputs: usize, stored_blocks: usize, seed: u64) {

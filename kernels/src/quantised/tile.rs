@@ -16,6 +16,7 @@ pub(super) struct Tiles {
     pub(super) rows: usize,
     pub(super) blocks: usize,
     pub(super) outputs: usize,
+    /// By groups of rows, as [`super::activation::row_groups`] has them.
     pub(super) x: *const Quants,
     pub(super) panels: *const u8,
     pub(super) y: *mut f32,
@@ -36,6 +37,17 @@ pub(super) unsafe fn run(variant: Variant, tiles: Tiles) {
             Format::Q4K => run_as::<Q4K>(variant, tiles),
             Format::Q6K => run_as::<Q6K>(variant, tiles),
         }
+    }
+}
+
+/// Rows of a register tile at most.
+pub(super) fn rows_max(variant: Variant) -> usize {
+    match variant {
+        #[cfg(target_arch = "x86_64")]
+        Variant::Avx512Bf16 | Variant::Avx512 if has_vnni() => super::x86::Vnni::ROWS,
+        #[cfg(target_arch = "x86_64")]
+        Variant::Avx512Bf16 | Variant::Avx512 | Variant::Avx2 if is_x86_feature_detected!("f16c") => Avx2::ROWS,
+        _ => Portable::ROWS,
     }
 }
 
@@ -92,13 +104,19 @@ stored!(Q40 = Q4_0, Q41 = Q4_1, Q80 = Q8_0, Q4K = Q4K, Q6K = Q6K);
 
 #[inline(always)]
 unsafe fn body<C: Codes, F: Stored>(t: Tiles) {
-    let mut row = 0;
-    while row < t.rows {
-        let rows = balanced(t.rows - row, C::ROWS);
-        for panel in 0..t.outputs.div_ceil(LANES) {
+    let tiles = t.rows.div_ceil(C::ROWS);
+    let panel_bytes = F::GEOMETRY.panel(t.blocks);
+    for panel in 0..t.outputs.div_ceil(LANES) {
+        let mut row = 0;
+        while row < t.rows {
+            let rows = balanced(t.rows - row, C::ROWS);
+            let own = t.panels.wrapping_add(panel * panel_bytes);
             let at = At {
                 x: t.x.wrapping_add(row * t.blocks),
-                panel: t.panels.wrapping_add(panel * F::GEOMETRY.panel(t.blocks)),
+                panel: own,
+                // One tile reads its panel from memory as it goes; several have the next one brought meanwhile, each its share.
+                ahead: own.wrapping_add(if tiles == 1 { AHEAD } else { panel_bytes + row * panel_bytes / t.rows }),
+                stride: (F::GEOMETRY.codes + F::GEOMETRY.scales) / tiles,
                 y: t.y.wrapping_add(row * t.y_row + panel * LANES),
                 columns: LANES.min(t.outputs - panel * LANES),
             };
@@ -116,8 +134,8 @@ unsafe fn body<C: Codes, F: Stored>(t: Tiles) {
                     _ => unreachable!("a tile has at most {} rows", C::ROWS),
                 }
             }
+            row += rows;
         }
-        row += rows;
     }
 }
 
@@ -126,6 +144,9 @@ unsafe fn body<C: Codes, F: Stored>(t: Tiles) {
 struct At {
     x: *const Quants,
     panel: *const u8,
+    /// What to ask memory for, and how far that moves on with each block.
+    ahead: *const u8,
+    stride: usize,
     y: *mut f32,
     columns: usize,
 }
@@ -145,12 +166,9 @@ unsafe fn run_tile<C: Codes, F: Stored, const R: usize>(t: &Tiles, at: At) {
             let codes_at = at.panel.add(block * geometry.codes);
             let scales = at.panel.add(geometry.scales_at(block, t.blocks));
             let wide = if format.has_supers() { at.panel.add(geometry.supers_at(block, t.blocks)) } else { scales };
-            let quants = |r: usize| &*at.x.add(r * t.blocks + block);
-            if R == 1 {
-                let stride = geometry.codes + geometry.scales;
-                for line in 0..stride.div_ceil(64) {
-                    C::prefetch(at.panel.wrapping_add(AHEAD + block * stride + 64 * line));
-                }
+            let quants = |r: usize| &*at.x.add(block * R + r);
+            for line in 0..at.stride.div_ceil(64) {
+                C::prefetch(at.ahead.wrapping_add(block * at.stride + 64 * line));
             }
             let mut acc = [C::splat(0); R];
             for half in 0..2 {

@@ -137,6 +137,10 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn exponent(x: Self::F) -> Self::F;
     /// Writes the transpose of 16 × 16 values: row `i` of `src` becomes column `i` of `dst`.
     unsafe fn transpose(src: *const f32, src_row: usize, dst: *mut f32, dst_row: usize);
+    /// The low and the high half of the first `n ≤ 16` words, each a bf16, in f32; the other lanes are 0.
+    unsafe fn halves(p: *const u32, n: usize) -> (Self::F, Self::F);
+    /// Asks for the line at `p`, which need not be readable.
+    unsafe fn prefetch(p: *const u32);
     /// The small matrix product, compiled once for this instruction set.
     unsafe fn gemm(args: Gemm);
 

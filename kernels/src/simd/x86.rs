@@ -172,6 +172,16 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn halves(p: *const u32, n: usize) -> (__m512, __m512) {
+        // SAFETY: see above; masked lanes are not read.
+        unsafe { split512(_mm512_maskz_loadu_epi32(mask(n), p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u32) {
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn gemm(args: Gemm) {
         // SAFETY: see above.
         unsafe { gemm_avx512(args) }
@@ -333,6 +343,20 @@ impl Simd for Avx2 {
     unsafe fn transpose(src: *const f32, src_row: usize, dst: *mut f32, dst_row: usize) {
         // SAFETY: see above; the portable form uses no instruction set.
         unsafe { super::Portable::transpose(src, src_row, dst, dst_row) }
+    }
+    #[inline(always)]
+    unsafe fn halves(p: *const u32, n: usize) -> ([__m256; 2], [__m256; 2]) {
+        let mut words = [0u32; LANES];
+        // SAFETY: see above.
+        unsafe {
+            std::ptr::copy_nonoverlapping(p, words.as_mut_ptr(), n);
+            Self::load_pairs(words.as_ptr())
+        }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u32) {
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
     unsafe fn gemm(args: Gemm) {

@@ -1,7 +1,7 @@
 //! Causal attention over packed rows, its gradient, and one query a row over a cache. Never linears.
 
 use super::{Op, Shapes, bytes, values};
-use socius_kernels::attention::{self, Gradients, Heads, KeyCache, KeyRows, Keys, Row, Saved, Spans};
+use socius_kernels::attention::{self, Gradients, Heads, Keys, KvCache, Row, Saved, Spans};
 use socius_models::Spec;
 
 fn heads(spec: &Spec) -> Heads {
@@ -39,10 +39,7 @@ impl Packed {
         let width = self.k.len() / (self.logsumexp.len() / self.heads.query);
         let row = |spans: &Spans| {
             let own = spans.queries.start * width..spans.queries.end * width;
-            Row {
-                queries: spans.queries.clone(),
-                keys: vec![Keys { k: KeyRows::Plain(&self.k[own.clone()]), v: &self.v[own] }],
-            }
+            Row { queries: spans.queries.clone(), keys: vec![Keys::Plain { k: &self.k[own.clone()], v: &self.v[own] }] }
         };
         let rows: Vec<_> = self.spans.iter().map(row).collect();
         attention::forward(self.heads, &self.q, &rows, &mut self.out, Some(&mut self.logsumexp));
@@ -80,18 +77,19 @@ pub(super) fn decode(shapes: Shapes<'_>) -> Op {
     let Shapes { spec, batch, length, .. } = shapes;
     let heads = heads(spec);
     let cache = |_| {
-        let mut keys = KeyCache::default();
-        keys.extend(heads, 0, &values(length * spec.kv_dim()));
-        (keys, values(length * spec.kv_dim()))
+        let mut cache = KvCache::new(heads, shapes.kept);
+        cache.extend(0, &values(length * spec.kv_dim()), &values(length * spec.kv_dim()));
+        cache
     };
     let caches: Vec<_> = (0..batch).map(cache).collect();
     let q = values(batch * spec.q_dim());
     let mut out = vec![0.0; q.len()];
-    let work = ((4 * spec.q_dim() * batch * length) as f64, bytes(2 * q.len() + 2 * batch * length * spec.kv_dim()));
+    let kept = shapes.weight_bytes(2 * batch * length * spec.kv_dim());
+    let work = ((4 * spec.q_dim() * batch * length) as f64, bytes(2 * q.len()) + kept);
     Op::new("attention", spec.layers, work, move || {
         let mut rows = Vec::with_capacity(caches.len());
-        for (row, (k, v)) in caches.iter().enumerate() {
-            rows.push(Row { queries: row..row + 1, keys: vec![Keys { k: KeyRows::Cached(k), v }] });
+        for (row, cache) in caches.iter().enumerate() {
+            rows.push(Row { queries: row..row + 1, keys: vec![Keys::Cached(cache, cache.len())] });
         }
         attention::forward(heads, &q, &rows, &mut out, None);
     })

@@ -4,7 +4,7 @@ use super::{At, Buffer, Cpu, Prepared, in_parts};
 use crate::kv::LayerKv;
 use crate::{KvSequence, Projection};
 use rayon::prelude::*;
-use socius_kernels::attention::{self, Gradients, Heads, KeyRows, Keys, Row};
+use socius_kernels::attention::{self, Gradients, Keys, Row};
 use socius_kernels::{norm, rope};
 
 /// What the backward pass needs.
@@ -34,7 +34,7 @@ impl Cpu {
                 let width = self.spec.kv_dim();
                 spans.par_iter().zip(&mut *sequences).for_each(|(span, sequence)| {
                     let own = span.tokens.start * width..span.tokens.end * width;
-                    extend(sequence, at.layer, self.heads(), (&k[own.clone()], &v[own]));
+                    extend(sequence, at.layer, (&k[own.clone()], &v[own]));
                 });
                 let rows = spans.iter().zip(&*sequences);
                 let rows: Vec<_> = rows
@@ -101,7 +101,8 @@ impl Cpu {
         dx
     }
 
-    /// Queries and keys, rotated, and values.
+    /// Queries and keys, rotated, and values; keys and values as the cache holds them, so that what is sampled from it and what is
+    /// computed again without it have the same bits.
     fn rotated(&self, at: At<'_, Prepared>, x: &[f32]) -> [Buffer; 3] {
         let (hidden, q_dim, kv_dim) = (self.spec.hidden, self.spec.q_dim(), self.spec.kv_dim());
         let rows = x.len() / hidden;
@@ -111,6 +112,8 @@ impl Cpu {
             self.project(part, [Projection::Q, Projection::K, Projection::V], &normed, [q, k, v]);
             rope::forward(self.turns(part), q, q_dim);
             rope::forward(self.turns(part), k, kv_dim);
+            attention::round(self.kv_type(), k);
+            attention::round(self.kv_type(), v);
         });
         [q, k, v]
     }
@@ -121,7 +124,7 @@ impl Cpu {
         let width = self.spec.kv_dim();
         let rows = at.pass.prepared.spans.iter().map(|spans| {
             let keys = spans.keys.iter().map(|tokens| tokens.start * width..tokens.end * width);
-            let keys = keys.map(|range| Keys { k: KeyRows::Plain(&k[range.clone()]), v: &v[range] }).collect();
+            let keys = keys.map(|range| Keys::Plain { k: &k[range.clone()], v: &v[range] }).collect();
             Row { queries: spans.queries.clone(), keys }
         });
         let rows: Vec<_> = rows.collect();
@@ -133,15 +136,13 @@ impl Cpu {
 }
 
 /// Appends keys and values, `[tokens, kv_dim]`, to a sequence's layer, in place of what a failed pass left there.
-fn extend(sequence: &mut KvSequence, layer: usize, heads: Heads, (k, v): (&[f32], &[f32])) {
+fn extend(sequence: &mut KvSequence, layer: usize, (k, v): (&[f32], &[f32])) {
     let (own, position) = (sequence.own, sequence.len());
-    let LayerKv::Host { k: own_k, v: own_v } = &mut sequence.layers[layer] else {
+    let LayerKv::Host(cache) = &mut sequence.layers[layer] else {
         panic!("a KV sequence belongs to the form of the model that made it")
     };
-    own_k.truncate(own);
-    own_k.extend(heads, position, k);
-    own_v.truncate(own * heads.kv * heads.dim);
-    own_v.extend_from_slice(v);
+    cache.truncate(own);
+    cache.extend(position, k, v);
 }
 
 /// A sequence's spans at one layer: its prefix, if any, and its own tokens.
@@ -152,7 +153,7 @@ fn keys(sequence: &KvSequence, layer: usize) -> Vec<Keys<'_>> {
 
 fn host(kv: &LayerKv) -> Keys<'_> {
     match kv {
-        LayerKv::Host { k, v } => Keys { k: KeyRows::Cached(k), v },
+        LayerKv::Host(cache) => Keys::Cached(cache, cache.len()),
         LayerKv::Device(_) => panic!("a KV sequence belongs to the form of the model that made it"),
     }
 }

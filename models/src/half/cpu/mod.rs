@@ -22,7 +22,7 @@ use crate::{
 use buffer::Buffer;
 use part::{Part, in_parts};
 use rayon::prelude::*;
-use socius_kernels::attention::{Heads, KeyCache, Spans};
+use socius_kernels::attention::{Heads, KvCache, Spans};
 use socius_kernels::linear::{PackedLinear, WeightType};
 use socius_kernels::lora::Factors;
 use socius_kernels::norm::Norm;
@@ -110,6 +110,11 @@ impl Cpu {
         Heads { query: heads, kv: kv_heads, dim: head_dim, scale: (head_dim as f64).powf(-0.5) as f32 }
     }
 
+    /// What keys and values are kept as.
+    fn kv_type(&self) -> WeightType {
+        self.layers[0].linears[0].weight_type()
+    }
+
     fn norm<'a>(&self, weight: &'a [f32]) -> Norm<'a> {
         Norm { weight, eps: self.spec.norm_eps as f32 }
     }
@@ -166,7 +171,7 @@ impl Halves for Cpu {
     }
 
     fn empty_kv(&self) -> LayerKv {
-        LayerKv::Host { k: KeyCache::default(), v: Vec::new() }
+        LayerKv::Host(KvCache::new(self.heads(), self.kv_type()))
     }
 
     fn embed(&self, tokens: &[u32]) -> Result<Buffer, ModelError> {

@@ -26,6 +26,8 @@ pub(crate) struct Reference {
     device: Device,
     /// Type of the residual stream and of everything but linears: F32, or F64.
     dtype: DType,
+    /// Whether keys and values are rounded to bf16, as the CPU form's cache keeps them.
+    rounds: bool,
     embedding: Tensor,
     final_norm: Tensor,
     head: Linear,
@@ -68,7 +70,7 @@ fn watch(tensor: &Tensor) -> Result<Tensor> {
 }
 
 impl Reference {
-    /// Reads all weights. On a CPU, `Bf16` is simulated in f32: weights and the inputs of linears are rounded.
+    /// Reads all weights. On a CPU, `Bf16` is simulated in f32: weights, the inputs of linears, keys and values are rounded.
     pub(crate) fn load(
         spec: Arc<Spec>,
         source: &dyn TensorSource,
@@ -95,6 +97,7 @@ impl Reference {
             layers: (0..spec.layers).map(layer).collect::<std::result::Result<_, _>>()?,
             device: device.clone(),
             dtype: float,
+            rounds: matches!(dtype, Dtype::Bf16 | Dtype::Quantised),
             spec,
         })
     }
@@ -166,6 +169,7 @@ impl Reference {
         let k = self.linear(at, Projection::K, factors, &normed)?.reshape((tokens, kv_heads, head_dim))?;
         let v = self.linear(at, Projection::V, factors, &normed)?.reshape((tokens, kv_heads, head_dim))?;
         let (q, k) = (rope.apply(&q)?, rope.apply(&k)?);
+        let (k, v) = if self.rounds { (ops::round(&k)?, ops::round(&v)?) } else { (k, v) };
         let rows = at.pass.batch.spans().iter().zip(&at.pass.prepared.masks).enumerate();
         let mut sequences = sequences;
         let mut attended = Vec::with_capacity(rows.len());
@@ -234,7 +238,7 @@ fn extend(sequence: &mut KvSequence, layer: usize, k: Tensor, v: Tensor) -> Resu
         Some(LayerKv::Device(Some((prefix_k, prefix_v)))) => {
             Ok((Tensor::cat(&[prefix_k, &k], 0)?, Tensor::cat(&[prefix_v, &v], 0)?))
         }
-        Some(LayerKv::Host { .. }) => panic!("a KV sequence belongs to the form of the model that made it"),
+        Some(LayerKv::Host(_)) => panic!("a KV sequence belongs to the form of the model that made it"),
         Some(LayerKv::Device(None)) | None => Ok((k, v)),
     }
 }

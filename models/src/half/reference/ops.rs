@@ -36,11 +36,15 @@ impl Linear {
         } else if weight.dtype() == DType::BF16 {
             x.to_dtype(DType::BF16)?.matmul(&weight)?.to_dtype(x.dtype())
         } else {
-            // Straight through: the value is rounded, the gradient is not. `x + (rounded − x)` is exact.
-            let rounded = x.to_dtype(DType::BF16)?.to_dtype(x.dtype())?;
-            (x + (rounded - x)?.detach())?.matmul(&weight)
+            round(x)?.matmul(&weight)
         }
     }
+}
+
+/// `x` rounded to bf16, in its own type. Straight through: the value is rounded, the gradient is not. `x + (rounded − x)` is exact.
+pub(super) fn round(x: &Tensor) -> Result<Tensor> {
+    let rounded = x.to_dtype(DType::BF16)?.to_dtype(x.dtype())?;
+    x + (rounded - x)?.detach()
 }
 
 /// RMSNorm (arXiv 1910.07467): `w ⊙ x / √(mean(x²) + ε)`.
