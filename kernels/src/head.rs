@@ -139,15 +139,49 @@ fn row_gradient(logits: &mut [f32], stats: Stats, targets: &[Target<'_>], c: &[f
     }
 }
 
-/// What a row's logits come to.
+/// What a row's logits come to. Where a logit is no number or +∞, or all are −∞, nothing of it is a number.
 #[derive(Clone, Copy, Debug, Default)]
-struct Stats {
-    logsumexp: f32,
-    entropy: f32,
+pub struct Stats {
+    /// The greatest logit.
+    pub max: f32,
+    /// `ln Σ e^z`: the logprob of a token is its logit less this, in training as in sampling.
+    pub logsumexp: f32,
+    /// In nats.
+    pub entropy: f32,
+}
+
+/// Lends `body` the weights `e^{(z − max)·scale}` of a row of logits.
+pub fn with_weights<R>(logits: &[f32], (max, scale): (f32, f32), body: impl FnOnce(&[f32]) -> R) -> R {
+    scratch::with(logits.len(), |weights| {
+        simd::run(simd::active(), Weights { logits, max, scale, weights });
+        body(weights)
+    })
+}
+
+struct Weights<'a> {
+    logits: &'a [f32],
+    max: f32,
+    scale: f32,
+    weights: &'a mut [f32],
+}
+
+impl Kernel for Weights<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        for (z, weights) in self.logits.chunks(LANES).zip(self.weights.chunks_mut(LANES)) {
+            let n = z.len();
+            // SAFETY: both chunks hold n values.
+            unsafe {
+                let below = S::sub(S::load_n(z.as_ptr(), n), S::splat(self.max));
+                S::store_n(weights.as_mut_ptr(), S::exp(S::mul(below, S::splat(self.scale))), n);
+            }
+        }
+    }
 }
 
 impl Stats {
-    fn of(logits: &[f32]) -> Self {
+    /// Of `[vocab]` logits.
+    pub fn of(logits: &[f32]) -> Self {
         Self::of_as(simd::active(), logits)
     }
 
@@ -189,7 +223,7 @@ impl Kernel for Summary<'_> {
             }
             let (total, moment) = (S::sum(total), S::sum(moment));
             let log = total.ln();
-            *self.stats = Stats { logsumexp: largest + log, entropy: log - moment / total };
+            *self.stats = Stats { max: largest, logsumexp: largest + log, entropy: log - moment / total };
         }
     }
 }
@@ -205,7 +239,7 @@ struct Gradient<'a> {
 impl Kernel for Gradient<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Stats { logsumexp, entropy } = self.stats;
+        let Stats { logsumexp, entropy, .. } = self.stats;
         for z in self.logits.chunks_mut(LANES) {
             let n = z.len();
             // SAFETY: the chunk holds n values.
@@ -258,7 +292,30 @@ mod tests {
             }
         }
         let stats = Stats::of(&[0.0, f32::NEG_INFINITY]);
-        assert_eq!((stats.logsumexp, stats.entropy), (0.0, 0.0));
+        assert_eq!((stats.max, stats.logsumexp, stats.entropy), (0.0, 0.0, 0.0));
+        for &variant in variants() {
+            for at in [0, 20, 39] {
+                for none in [f32::NAN, f32::INFINITY] {
+                    let mut z = [0.0; 40];
+                    z[at] = none;
+                    assert!(Stats::of_as(variant, &z).logsumexp.is_nan(), "{variant:?} {none} at {at}");
+                }
+            }
+            assert!(Stats::of_as(variant, &[f32::NEG_INFINITY; 40]).logsumexp.is_nan());
+        }
+    }
+
+    #[test]
+    fn weights_are_those_of_f64_and_nothing_far_below() {
+        let z: Vec<f32> = Values::new(8).take(1003).iter().map(|z| z * 60.0).collect();
+        let max = z.iter().copied().fold(f32::MIN, f32::max);
+        with_weights(&z, (max, 0.7), |weights| {
+            for (&z, &found) in z.iter().zip(weights) {
+                let exact = ((f64::from(z) - f64::from(max)) * f64::from(0.7f32)).exp();
+                // The exponent is rounded twice, and is 84 at most: 2 · 84 · 2⁻²⁴ of the weight, beside 2⁻²².
+                assert_within(found, exact, exact * 172.0 * 2f64.powi(-24), format_args!("{z}"));
+            }
+        });
     }
 
     const VOCAB: usize = 75;

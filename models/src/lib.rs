@@ -23,6 +23,7 @@ mod spec;
 pub use batch::{Batch, Dropout, Row, Span};
 pub use device::{DeviceChoice, UnknownDevice, device};
 pub use error::ModelError;
+pub use half::cpu::give_back;
 pub use kv::KvSequence;
 pub use load::{Checkpoint, Gguf, Metadata};
 pub use model::{Adapter, Dtype, HeadGradient, Model, PackedAdapter, Recording, Scores, Target, TargetTokens};

@@ -7,7 +7,7 @@ use crate::{
     lora::{ActiveAdapter, LoraConfig, init},
 };
 use socius_models::{Model, Projection, Spec};
-use std::{sync::Arc, time::Instant};
+use std::{fs, sync::Arc, time::Instant};
 
 /// Reading one prompt, up to the first token drawn after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,16 +62,34 @@ impl Decode {
         Ok((0..self.adapters).map(adapter).collect())
     }
 
-    /// Seconds from the last prompt's end to `tokens` more tokens of every row.
+    /// From the last prompt's end to `tokens` more tokens of every row.
     ///
     /// # Errors
     /// If the rows do not fit the context.
-    pub fn run(&self, model: &Arc<Model>, adapters: &[Arc<ActiveAdapter>]) -> Result<f64, BenchError> {
+    pub fn run(&self, model: &Arc<Model>, adapters: &[Arc<ActiveAdapter>]) -> Result<Decoded, BenchError> {
         let mut decoding = Decoding::start(model, self, adapters)?;
-        let start = Instant::now();
+        let (start, before) = (Instant::now(), page_faults());
         (0..self.tokens).try_for_each(|_| decoding.step())?;
-        Ok(start.elapsed().as_secs_f64())
+        let seconds = start.elapsed().as_secs_f64();
+        let page_faults = page_faults().zip(before).map(|(after, before)| after - before);
+        Ok(Decoded { seconds, page_faults })
     }
+}
+
+/// What decoding took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Decoded {
+    /// Seconds of all steps.
+    pub seconds: f64,
+    /// Pages that the system had to find for this process meanwhile, where it says so: memory that steps did not find warm.
+    pub page_faults: Option<u64>,
+}
+
+/// Minor faults of this process so far (`proc_pid_stat(5)`, field 10).
+fn page_faults() -> Option<u64> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    // The second field is a name in parentheses, which may hold anything.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(7)?.parse().ok()
 }
 
 /// A batch whose prompts have been read.

@@ -8,7 +8,7 @@ pub mod ops;
 mod roofline;
 mod train;
 
-pub use decode::{Decode, Decoding, Prefill};
+pub use decode::{Decode, Decoded, Decoding, Prefill};
 pub use roofline::{Bound, Reached, Roofline};
 pub use train::{Train, Training};
 

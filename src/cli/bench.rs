@@ -149,6 +149,8 @@ struct Found {
     tokens_per_step: usize,
     /// Median seconds of a step.
     seconds: f64,
+    /// Of a step of the last run.
+    page_faults: Option<f64>,
 }
 
 pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> {
@@ -191,6 +193,7 @@ fn train(work: Train, common: &Common, terminal: &mut Terminal) -> anyhow::Resul
         parameters: training.parameters(),
         tokens_per_step: work.learners * work.batch * work.length,
         seconds,
+        page_faults: None,
     };
     found.tell(&session, terminal)
 }
@@ -207,6 +210,7 @@ fn prefill(work: Prefill, common: &Common, terminal: &mut Terminal) -> anyhow::R
         parameters: 0,
         tokens_per_step: work.length,
         seconds,
+        page_faults: None,
     };
     found.tell(&session, terminal)
 }
@@ -214,7 +218,12 @@ fn prefill(work: Prefill, common: &Common, terminal: &mut Terminal) -> anyhow::R
 fn decode(name: &'static str, work: &Decode, common: &Common, terminal: &mut Terminal) -> anyhow::Result<Value> {
     let session = common.base.open(terminal)?;
     let adapters = work.adapters(session.base.spec())?;
-    let seconds = common.clock(terminal).median(|| work.run(&session.base.model, &adapters))?;
+    let mut page_faults = None;
+    let seconds = common.clock(terminal).median(|| {
+        let decoded = work.run(&session.base.model, &adapters)?;
+        page_faults = decoded.page_faults.map(|faults| faults as f64 / work.tokens as f64);
+        Ok(decoded.seconds)
+    })?;
     let found = Found {
         work: name,
         batch: work.batch,
@@ -224,6 +233,7 @@ fn decode(name: &'static str, work: &Decode, common: &Common, terminal: &mut Ter
         parameters: adapters.iter().map(|adapter| adapter.theta.len()).sum(),
         tokens_per_step: work.batch,
         seconds: seconds / work.tokens as f64,
+        page_faults,
     };
     found.tell(&session, terminal)
 }
@@ -241,19 +251,25 @@ impl Found {
         let adapter_bytes = self.parameters * if session.base.dtype == Dtype::Bf16 { 2 } else { 4 };
         let tokens_per_s = self.tokens_per_step as f64 / self.seconds;
         let peak_mb = peak_mb();
-        let rows = [
+        let known = |value: Option<String>| value.unwrap_or_else(|| "unknown".to_owned());
+        let mut rows = vec![
             ("tokens/s", format!("{tokens_per_s:.1}")),
             ("ms a step", format!("{:.2}", self.seconds * 1e3)),
-            ("peak memory", peak_mb.map_or_else(|| "unknown".to_owned(), |mb| format!("{mb} MiB"))),
+            ("peak memory", known(peak_mb.map(|mb| format!("{mb} MiB")))),
             ("adapters", format!("{adapters}, {}", text::bytes(adapter_bytes as u64))),
             ("threads", rayon::current_num_threads().to_string()),
         ];
-        terminal.lines(text::table(&rows.map(|(what, value)| [what.to_owned(), value])))?;
+        if let Some(faults) = self.page_faults {
+            rows.push(("page faults a step", format!("{faults:.2}")));
+        }
+        let rows: Vec<_> = rows.into_iter().map(|(what, value)| [what.to_owned(), value]).collect();
+        terminal.lines(text::table(&rows))?;
         Ok(json!({
             "work": work,
             "tokens_per_s": tokens_per_s,
             "ms_per_step": self.seconds * 1e3,
             "peak_mb": peak_mb,
+            "page_faults_per_step": self.page_faults,
             "threads": rayon::current_num_threads(),
             "dtype": dtype(session.base.dtype),
             "batch": batch,

@@ -1,6 +1,7 @@
 //! From one row of logits to one token: pure arithmetic and one counter-based draw; knows nothing of models or requests.
 
 use crate::common::Seed;
+use socius_kernels::head;
 use std::cmp::Ordering;
 
 /// How tokens are drawn, and when a sample stops.
@@ -79,17 +80,18 @@ impl Sampling {
 
     /// Draws the token that follows `sampled` (after `prompt`) from `logits` `[vocab]`; none if a logit is not a number.
     pub(super) fn draw(&self, logits: &[f32], prompt: &[u32], sampled: &[u32], sample: u64) -> Option<Draw> {
-        let max = max_finite(logits)?;
+        let all = head::Stats::of(logits);
+        if !all.logsumexp.is_finite() {
+            return None;
+        }
         let uniform = self.seed.purpose("sample").index(sample).index(sampled.len() as u64).rng().uniform();
         let token = if self.repetition_penalty == 1.0 {
-            self.choose(logits, max, uniform)
+            self.choose(logits, all.max, uniform)
         } else {
             let penalised = self.penalise(logits, prompt.iter().chain(sampled));
-            self.choose(&penalised, max_finite(&penalised)?, uniform)
+            self.choose(&penalised, head::Stats::of(&penalised).max, uniform)
         };
-        let total: f64 = logits.iter().map(|&l| f64::from(l - max).exp()).sum();
-        let logprob = (f64::from(logits[token as usize] - max) - total.ln()) as f32;
-        Some(Draw { token, logprob })
+        Some(Draw { token, logprob: logits[token as usize] - all.logsumexp })
     }
 
     fn penalise<'a>(&self, logits: &[f32], seen: impl Iterator<Item = &'a u32>) -> Vec<f32> {
@@ -107,15 +109,18 @@ impl Sampling {
         if self.temperature == 0.0 {
             return logits.iter().position(|&l| l == max).expect("the maximum is one of them") as u32;
         }
-        pick(&self.candidates(logits, max), uniform)
+        head::with_weights(logits, (max, 1.0 / self.temperature), |weights| {
+            if self.top_k.is_none() && self.top_p == 1.0 && self.min_p == 0.0 {
+                return pick_any(weights, uniform);
+            }
+            pick(&self.candidates(weights), uniform)
+        })
     }
 
-    /// What temperature, top-k, top-p and min-p leave, in that order (as transformers applies them).
-    fn candidates(&self, logits: &[f32], max: f32) -> Vec<Candidate> {
-        let scale = 1.0 / f64::from(self.temperature);
-        let weight = |&l: &f32| (f64::from(l - max) * scale).exp();
+    /// What top-k, top-p and min-p leave of the weights at a temperature, in that order (as transformers applies them).
+    fn candidates(&self, weights: &[f32]) -> Vec<Candidate> {
         let mut left: Vec<_> =
-            logits.iter().map(weight).enumerate().map(|(i, weight)| Candidate { token: i as u32, weight }).collect();
+            weights.iter().enumerate().map(|(i, &w)| Candidate { token: i as u32, weight: w.into() }).collect();
         if let Some(k) = self.top_k.filter(|&k| k < left.len()) {
             left.select_nth_unstable_by(k - 1, descending);
             left.truncate(k);
@@ -132,12 +137,6 @@ impl Sampling {
     }
 }
 
-/// The greatest logit, if every logit is a number and one is finite (`−∞` is a token ruled out).
-fn max_finite(logits: &[f32]) -> Option<f32> {
-    let max = logits.iter().try_fold(f32::NEG_INFINITY, |max, &l| (!l.is_nan()).then_some(max.max(l)))?;
-    max.is_finite().then_some(max)
-}
-
 /// Most probable first; the lower id first among equals, so that a cut never depends on the sort.
 fn descending(a: &Candidate, b: &Candidate) -> Ordering {
     b.weight.total_cmp(&a.weight).then(a.token.cmp(&b.token))
@@ -152,6 +151,38 @@ fn nucleus(sorted: &[Candidate], share: f64) -> usize {
         held >= enough
     };
     sorted.iter().position(reaches).map_or(sorted.len(), |last| last + 1)
+}
+
+/// Inverts the cumulative weight of all tokens at `uniform` in `[0, 1)`: piece by piece, then inside one.
+fn pick_any(weights: &[f32], uniform: f64) -> u32 {
+    const PIECE: usize = 256;
+    let sums: Vec<f64> = weights.chunks(PIECE).map(|piece| sum(piece)).collect();
+    let mut left = uniform * sums.iter().sum::<f64>();
+    let has_weight = |sum: &f64| *sum > 0.0;
+    let last = sums.iter().rposition(has_weight).expect("the most probable token has weight 1");
+    let piece = sums[..last].iter().position(|sum| {
+        let inside = left < *sum;
+        left -= if inside { 0.0 } else { *sum };
+        inside
+    });
+    let piece = piece.unwrap_or(last);
+    let inside = weights.chunks(PIECE).nth(piece).expect("a piece");
+    let passes = |weight: &f32| {
+        left -= f64::from(*weight);
+        left < 0.0
+    };
+    // Rounding may leave a hair after the last token; it belongs to the last one that has any weight.
+    let within = inside.iter().position(passes).or_else(|| inside.iter().rposition(|&weight| weight > 0.0));
+    (piece * PIECE + within.expect("the piece has weight")) as u32
+}
+
+/// Sum in eight lanes.
+fn sum(weights: &[f32]) -> f64 {
+    let mut lanes = [0f64; 8];
+    for chunk in weights.chunks(8) {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, &weight)| *lane += f64::from(weight));
+    }
+    lanes.iter().sum()
 }
 
 /// Inverts the candidates' cumulative weight at `uniform` in `[0, 1)`.
@@ -171,8 +202,8 @@ mod tests {
     use super::*;
 
     /// Probabilities 0.4, 0.3, 0.2, 0.1 at ids 2, 0, 3, 1.
-    fn hand_logits() -> Vec<f32> {
-        [0.3f32, 0.1, 0.4, 0.2].map(f32::ln).to_vec()
+    fn hand_logits() -> [f32; 4] {
+        [0.3f32, 0.1, 0.4, 0.2].map(f32::ln)
     }
 
     #[test]
@@ -193,9 +224,8 @@ mod tests {
             ("top-p is a share of what top-k left", Sampling { top_k: Some(2), top_p: 0.55, ..all() }, &[2]),
         ];
         for (name, sampling, expected) in rows {
-            let logits = hand_logits();
-            let max = max_finite(&logits).unwrap();
-            let mut kept: Vec<_> = sampling.candidates(&logits, max).iter().map(|c| c.token).collect();
+            let weights = hand_logits().map(|logit| ((logit - 0.4f32.ln()) / sampling.temperature).exp());
+            let mut kept: Vec<_> = sampling.candidates(&weights).iter().map(|c| c.token).collect();
             kept.sort_unstable();
             assert_eq!(kept, expected, "{name}");
         }
@@ -247,6 +277,16 @@ mod tests {
             let chi_square: f64 = counts.iter().zip(&expected).map(distance).sum();
             // 99.9 % quantile with three degrees of freedom.
             assert!(chi_square < 16.27, "{chi_square}: {counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_draw_falls_on_the_token_whose_share_of_the_line_it_hits() {
+        // Weight 1 at token 0, 3 at 300, 4 at 511, none elsewhere: eighths.
+        let mut weights = vec![0.0; 700];
+        (weights[0], weights[300], weights[511]) = (1.0, 3.0, 4.0);
+        for (uniform, token) in [(0.0, 0), (0.124, 0), (0.125, 300), (0.499, 300), (0.5, 511), (1.0, 511)] {
+            assert_eq!(pick_any(&weights, uniform), token, "{uniform}");
         }
     }
 

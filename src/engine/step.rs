@@ -59,7 +59,9 @@ impl Engine {
         let adapters: Vec<_> = active.iter().map(|adapter| adapter.adapter()).collect();
         let mut caches: Vec<_> = lanes.iter_mut().map(|lane| &mut *lane.cache).collect();
         let logits = self.model.forward(&batch, &adapters, &mut caches, &wanted)?;
-        Ok(self.draw(&sources, &logits))
+        let drawn = self.draw(&sources, &logits);
+        socius_models::give_back(logits);
+        Ok(drawn)
     }
 
     /// Draws for every source row of `logits`; a prompt that is read to its end becomes samples first.

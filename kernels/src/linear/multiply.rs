@@ -103,15 +103,31 @@ impl<'a> Job<'a> {
     }
 }
 
+/// Panels of which two threads have unequal shares; below it, tasks are halves of a panel's rows.
+const PANELS_MIN: usize = 24;
+/// Rows of which half are still two tiles, and no more than a decoding step has.
+const HALVED_ROWS: Range<usize> = 14..65;
+
+/// The outputs of one panel for some rows of a job.
+struct Task<'a> {
+    job: &'a Job<'a>,
+    panel: usize,
+    rows: Range<usize>,
+}
+
 /// Runs all jobs at once. Tasks are panel-major: neighbours share a panel, which then stays in the cache.
 pub(crate) fn run(variant: Variant, jobs: &[Job<'_>], write: Write) {
-    let mut tasks = Vec::new();
+    let panels: usize = jobs.iter().map(|job| job.outputs().div_ceil(PANEL)).sum();
+    let mut tasks = Vec::with_capacity(panels);
     for job in jobs {
+        let halved = panels < PANELS_MIN && HALVED_ROWS.contains(&job.rows);
+        let count = if halved { job.rows.div_ceil(2) } else { TASK_ROWS };
         for panel in 0..job.outputs().div_ceil(PANEL) {
-            tasks.extend((0..job.rows.div_ceil(TASK_ROWS)).map(|block| (job, panel, block)));
+            let blocks = (0..job.rows).step_by(count);
+            tasks.extend(blocks.map(|start| Task { job, panel, rows: start..job.rows.min(start + count) }));
         }
     }
-    let task = |&(job, panel, block): &(&Job<'_>, usize, usize)| run_task(variant, job, (panel, block), write);
+    let task = |task: &Task<'_>| run_task(variant, task, write);
     let work: usize = jobs.iter().map(Job::multiplications).sum();
     if work <= SERIAL_PRODUCTS_MAX || tasks.len() < 2 || rayon::current_num_threads() == 1 {
         tasks.iter().for_each(task);
@@ -120,17 +136,15 @@ pub(crate) fn run(variant: Variant, jobs: &[Job<'_>], write: Write) {
     }
 }
 
-/// The outputs of one panel for one block of rows.
-fn run_task(variant: Variant, job: &Job<'_>, (panel, block): (usize, usize), write: Write) {
+fn run_task(variant: Variant, Task { job, panel, rows }: &Task<'_>, write: Write) {
     let outputs = job.outputs();
     let (first, columns) = (panel * PANEL, PANEL.min(outputs - panel * PANEL));
-    let rows = block * TASK_ROWS..job.rows.min((block + 1) * TASK_ROWS);
     let y = job.y.at(rows.start * outputs + first);
     match write {
-        Write::Set => sum(variant, job, (panel, columns), &rows, (y, outputs)),
+        Write::Set => sum(variant, job, (*panel, columns), rows, (y, outputs)),
         Write::Add => {
             let mut own = tile::Part::new();
-            sum(variant, job, (panel, columns), &rows, (own.at(), PANEL));
+            sum(variant, job, (*panel, columns), rows, (own.at(), PANEL));
             // SAFETY: `y` is the caller's promise: tasks differ in panel or rows; the sum has set its rows and columns of `own`.
             unsafe { own.add_to((y, outputs), rows.len(), columns) };
         }
@@ -154,6 +168,7 @@ fn sum(
         let (weight, at) = (product.weight, rows.start - product.rows.start);
         let y = y.wrapping_add((rows.start - block.start) * y_row);
         let accumulate = i > 0;
+        let last = rows.end == product.rows.end;
         match (&weight.panels, product.x) {
             (Panels::Bf16(words), Operand::Pairs(pairs)) => {
                 let steps = weight.inputs.div_ceil(2);
@@ -163,7 +178,7 @@ fn sum(
                 unsafe {
                     tile::run_pairs(
                         variant,
-                        Tiles { rows: rows.len(), columns, steps, x, x_row: steps, weights, y, y_row, accumulate },
+                        Tiles { rows: rows.len(), columns, steps, x, x_row: steps, weights, y, y_row, accumulate, last },
                     )
                 };
             }
@@ -174,7 +189,7 @@ fn sum(
                 unsafe {
                     tile::run_floats(
                         variant,
-                        Floats { rows: rows.len(), columns, steps, x, x_row: steps, weights, y, y_row, accumulate },
+                        Floats { rows: rows.len(), columns, steps, x, x_row: steps, weights, y, y_row, accumulate, last },
                     )
                 };
             }

@@ -19,6 +19,8 @@ pub(super) struct Tiles<X = u32> {
     pub(super) y: *mut f32,
     pub(super) y_row: usize,
     pub(super) accumulate: bool,
+    /// Whether the panel is not read again soon, so that what follows it is brought meanwhile.
+    pub(super) last: bool,
 }
 
 /// The same where a step is one f32.
@@ -29,6 +31,9 @@ const PART: usize = 128;
 
 /// Rows of a tile over one vector of outputs, an adapter's rank: with fewer sums each would wait for its last addition.
 const NARROW_ROWS: usize = 12;
+
+/// How far ahead, in words, the only tile of a panel asks for weights: 8 kB.
+const AHEAD: usize = 2048;
 
 /// Room for a task's outputs, rows [`PANEL`] apart.
 pub(super) struct Part([MaybeUninit<f32>; TASK_ROWS * PANEL]);
@@ -159,6 +164,7 @@ unsafe fn avx2(tiles: Tiles) {
 #[inline(always)]
 unsafe fn body<P: PairDot>(t: Tiles) {
     let vectors = t.columns.div_ceil(LANES);
+    let (panel, tiles) = (vectors * LANES * t.steps, t.rows.div_ceil(P::S::TILE_ROWS));
     let mut row = 0;
     while row < t.rows {
         let narrow = vectors == 1 && P::S::TILE_VECTORS > 1;
@@ -172,6 +178,13 @@ unsafe fn body<P: PairDot>(t: Tiles) {
                 y: t.y.wrapping_add(row * t.y_row + vector * LANES),
                 columns: t.columns - vector * LANES,
                 width: vectors * LANES,
+                // One tile reads its panel from memory as it goes; several have the next one brought meanwhile, each its share.
+                ahead: t.weights.wrapping_add(match (t.last, tiles) {
+                    (false, _) => 0,
+                    (true, 1) => AHEAD,
+                    (true, _) => panel + row * panel / t.rows,
+                }),
+                stride: if t.last { vectors * LANES / tiles } else { 0 },
             };
             // SAFETY: the tile lies inside the panel, x and y.
             unsafe {
@@ -195,6 +208,9 @@ struct At {
     y: *mut f32,
     columns: usize,
     width: usize,
+    /// What memory is asked for, and how far that moves on with each step.
+    ahead: *const u32,
+    stride: usize,
 }
 
 #[inline(always)]
@@ -243,6 +259,10 @@ unsafe fn run_tile<P: PairDot, const R: usize, const V: usize>(t: &Tiles, at: At
                 w[v] = P::load_pairs(weights.add(v * LANES));
             }
             weights = weights.add(at.width);
+            // A tile of one or two rows does little else than read.
+            for line in 0..if R <= 2 { V } else { 1 } {
+                P::S::prefetch_far(at.ahead.wrapping_add(step * at.stride + line * LANES));
+            }
             for r in 0..R {
                 let a = P::splat_pair(*at.x.add(r * t.x_row + step));
                 for v in 0..V {

@@ -48,7 +48,14 @@ pub(super) fn quantise<'a>(
         // SAFETY: groups are disjoint and inside `rows`.
         let quants = unsafe { shared.slice(first * blocks, count * blocks) };
         let x = &x[first * blocks * BLOCK..(first + count) * blocks * BLOCK];
-        simd::run(variant, Quantise { x, rows: count, quants });
+        match variant {
+            #[cfg(target_arch = "x86_64")]
+            Variant::Avx512Bf16 | Variant::Avx512 if super::tile::has_vnni() => {
+                // SAFETY: the machine has the instruction set.
+                unsafe { super::x86::quantise(x, count, quants) }
+            }
+            _ => simd::run(variant, Quantise { x, rows: count, quants }),
+        }
     };
     if all <= SERIAL_BLOCKS_MAX {
         row_groups(rows, tile_rows).for_each(task);
@@ -87,18 +94,23 @@ impl Kernel for Quantise<'_> {
     }
 }
 
+/// The scale of a block, and what its values are multiplied by, from the greatest of their representations without sign (in which
+/// infinity and NaN are above every number).
+#[inline(always)]
+pub(super) fn scale(largest: u32) -> (f32, f32) {
+    let largest = f32::from_bits(largest);
+    match largest {
+        _ if !largest.is_finite() => (f32::NAN, 0.0),
+        _ if largest < TINY => (0.0, 0.0),
+        _ => (largest / 127.0, 127.0 / largest),
+    }
+}
+
 #[inline(always)]
 fn block(x: &[f32; BLOCK]) -> Quants {
     /// 1.5·2²³: adding it rounds to an integer, to nearest and ties to even, held in the low bits.
     const MAGIC: f32 = 12_582_912.0;
-    // By representation, in which infinity and NaN are above every number.
-    let largest = x.iter().fold(0, |most, x| most.max(x.to_bits() & 0x7fff_ffff));
-    let largest = f32::from_bits(largest);
-    let (scale, inverse) = match largest {
-        _ if !largest.is_finite() => (f32::NAN, 0.0),
-        _ if largest < TINY => (0.0, 0.0),
-        _ => (largest / 127.0, 127.0 / largest),
-    };
+    let (scale, inverse) = scale(x.iter().fold(0, |most, x| most.max(x.to_bits() & 0x7fff_ffff)));
     let mut codes = [0; BLOCK];
     for (code, x) in codes.iter_mut().zip(x) {
         *code = (x * inverse + MAGIC).to_bits() as i8;

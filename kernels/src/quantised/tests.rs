@@ -217,3 +217,23 @@ fn as_a_linear_it_runs_beside_others_and_its_backward_pass_is_that_of_its_values
     });
     assert_eq!(dx, dx_plain);
 }
+
+#[test]
+fn activations_are_quantised_to_the_same_bits_by_every_variant() {
+    let (rows, inputs) = (19, 3 * BLOCK);
+    let mut values = Values::new(9);
+    let mut x: Vec<f32> = (0..rows * inputs).map(|i| values.next() * [1.0, 1e-31, 1e5][i / BLOCK % 3]).collect();
+    (x[5], x[inputs], x[2 * inputs + 40]) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY);
+    let all = |variant| {
+        let mut words = vec![0; x.len() / BLOCK * WORDS];
+        let quants = quantise(variant, &x, (rows, 8), &mut words);
+        quants
+            .iter()
+            .for_each(|of| assert!(of.scale.is_nan() || of.codes.iter().all(|code| code.unsigned_abs() <= 127)));
+        let bits = |x: f32| if x.is_nan() { u32::MAX } else { x.to_bits() };
+        quants.iter().map(|of| (bits(of.scale), bits(of.total), of.codes, of.sums)).collect::<Vec<_>>()
+    };
+    for &variant in variants() {
+        assert_eq!(all(variant), all(Variant::Portable), "{variant:?}");
+    }
+}

@@ -68,7 +68,7 @@ unsafe fn run_as<F: Stored>(variant: Variant, tiles: Tiles) {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn has_vnni() -> bool {
+pub(super) fn has_vnni() -> bool {
     is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bw")
 }
 

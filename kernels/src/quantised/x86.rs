@@ -1,8 +1,37 @@
 //! The integer lanes on x86-64: AVX-512-VNNI, and AVX2 by pairs of 16 bits; knows no panel.
 
+use super::activation::{Quants, scale};
+use super::format::BLOCK;
 use super::lanes::Codes;
 use crate::simd::{Avx2, Avx512};
 use std::arch::x86_64::*;
+
+/// Quantises `rows` rows side by side, to the bits of the portable form.
+///
+/// # Safety
+/// The machine has AVX-512F and AVX-512BW.
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw")]
+pub(super) unsafe fn quantise(x: &[f32], rows: usize, quants: &mut [Quants]) {
+    for (row, x) in x.chunks_exact(x.len() / rows).enumerate() {
+        for (index, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
+            // SAFETY: a block is two vectors; the function is compiled for the instruction set.
+            unsafe {
+                let halves = [_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(16))];
+                let size = halves.map(|half| _mm512_castps_si512(_mm512_abs_ps(half)));
+                let (scale, inverse) = scale(_mm512_reduce_max_epu32(_mm512_max_epu32(size[0], size[1])));
+                let inverse = _mm512_set1_ps(inverse);
+                // To nearest, ties to even; what is not a number becomes 0 in the low byte.
+                let codes = halves.map(|half| _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(half, inverse))));
+                let sums = codes.map(|codes| _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(codes)));
+                let of = &mut quants[index * rows + row];
+                let (low, high) = of.codes.split_at_mut(16);
+                _mm_storeu_si128(low.as_mut_ptr().cast(), codes[0]);
+                _mm_storeu_si128(high.as_mut_ptr().cast(), codes[1]);
+                (of.scale, of.total, of.sums) = (scale, scale * (sums[0] + sums[1]) as f32, sums);
+            }
+        }
+    }
+}
 
 /// AVX-512 with `vpdpbusd`: unsigned codes times signed activations, four to a lane.
 #[derive(Clone, Copy)]

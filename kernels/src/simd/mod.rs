@@ -139,8 +139,10 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn transpose(src: *const f32, src_row: usize, dst: *mut f32, dst_row: usize);
     /// The low and the high half of the first `n ≤ 16` words, each a bf16, in f32; the other lanes are 0.
     unsafe fn halves(p: *const u32, n: usize) -> (Self::F, Self::F);
-    /// Asks for the line at `p`, which need not be readable.
+    /// Asks for the line at `p`, which need not be readable, into the nearest cache.
     unsafe fn prefetch(p: *const u32);
+    /// The same into the second-level cache.
+    unsafe fn prefetch_far(p: *const u32);
     /// The small matrix product, compiled once for this instruction set.
     unsafe fn gemm(args: Gemm);
 

@@ -101,6 +101,8 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn prefetch(_: *const u32) {}
     #[inline(always)]
+    unsafe fn prefetch_far(_: *const u32) {}
+    #[inline(always)]
     unsafe fn gemm(args: Gemm) {
         // SAFETY: passed on.
         unsafe { portable_gemm(args) }

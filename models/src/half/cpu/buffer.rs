@@ -28,6 +28,13 @@ impl Buffer {
         Self { values, len }
     }
 
+    /// The values, which are lost to the pool until [`give_back`] has them.
+    pub(crate) fn take(mut self) -> Vec<f32> {
+        let mut values = std::mem::take(&mut self.values);
+        values.truncate(self.len);
+        values
+    }
+
     /// `len` zeros.
     pub(crate) fn zeros(len: usize) -> Self {
         let mut buffer = Self::new(len);
@@ -38,12 +45,18 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut idle = IDLE.lock().expect("no holder of the lock panics");
-        let held: usize = idle.iter().map(Vec::len).sum();
-        if held + self.values.len() <= IDLE_VALUES_MAX {
-            let place = idle.partition_point(|values| values.len() < self.values.len());
-            idle.insert(place, std::mem::take(&mut self.values));
-        }
+        give_back(std::mem::take(&mut self.values));
+    }
+}
+
+/// Keeps `given` for whoever needs about its length: the logits of [`crate::Model::forward`], once they are read, are the largest
+/// buffer of a decoding step.
+pub fn give_back(given: Vec<f32>) {
+    let mut idle = IDLE.lock().expect("no holder of the lock panics");
+    let held: usize = idle.iter().map(Vec::len).sum();
+    if !given.is_empty() && held + given.len() <= IDLE_VALUES_MAX {
+        let place = idle.partition_point(|values| values.len() < given.len());
+        idle.insert(place, given);
     }
 }
 
@@ -93,5 +106,9 @@ mod tests {
         assert_eq!((address(&again), again.len()), (place, 1_000_001));
         assert!(again.iter().all(|&value| value == 0.0));
         assert_eq!(&*again.clone(), &*again);
+        let taken = again.take();
+        assert_eq!(taken.len(), 1_000_001);
+        give_back(taken);
+        assert_eq!(address(&Buffer::new(1_000_000)), place, "given back");
     }
 }

@@ -59,9 +59,9 @@ impl Cpu {
     /// `[positions, vocab]`.
     pub(super) fn head_logits(&self, x: &[f32], positions: &[usize]) -> Vec<f32> {
         let hidden = self.normed(&self.final_norm, &self.gather(x, positions));
-        let mut logits = vec![0.0; positions.len() * self.spec.vocab];
+        let mut logits = Buffer::new(positions.len() * self.spec.vocab);
         head::logits(self.head_weight(), &hidden, &mut logits);
-        logits
+        logits.take()
     }
 
     pub(super) fn head_scores(&self, x: &[f32], targets: &[Target]) -> Scores {

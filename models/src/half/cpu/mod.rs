@@ -20,6 +20,7 @@ use crate::{
     Target, TensorSource,
 };
 use buffer::Buffer;
+pub use buffer::give_back;
 use part::{Part, in_parts};
 use rayon::prelude::*;
 use socius_kernels::attention::{Heads, KvCache, Spans};
