@@ -178,7 +178,18 @@ fn sum(
                 unsafe {
                     tile::run_pairs(
                         variant,
-                        Tiles { rows: rows.len(), columns, steps, x, x_row: steps, weights, y, y_row, accumulate, last },
+                        Tiles {
+                            rows: rows.len(),
+                            columns,
+                            steps,
+                            x,
+                            x_row: steps,
+                            weights,
+                            y,
+                            y_row,
+                            accumulate,
+                            last,
+                        },
                     )
                 };
             }
@@ -189,7 +200,18 @@ fn sum(
                 unsafe {
                     tile::run_floats(
                         variant,
-                        Floats { rows: rows.len(), columns, steps, x, x_row: steps, weights, y, y_row, accumulate, last },
+                        Floats {
+                            rows: rows.len(),
+                            columns,
+                            steps,
+                            x,
+                            x_row: steps,
+                            weights,
+                            y,
+                            y_row,
+                            accumulate,
+                            last,
+                        },
                     )
                 };
             }
