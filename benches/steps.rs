@@ -2,6 +2,7 @@
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use socius::bench::{Decode, Decoding, Prefill, Train, Training};
+use socius::train::PassLimits;
 use socius_models::{Dtype, Model, RandomSource, Spec};
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +28,8 @@ fn train(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("train");
     group.sample_size(10).measurement_time(Duration::from_secs(3));
     for (learners, batch, length) in [(1, 8, 64), (8, 1, 64), (1, 1, 512)] {
-        let mut training = Training::new(&model, Train { learners, batch, length, rank: 8 }).expect("the rank fits");
+        let work = Train { learners, batch, length, rank: 8, limits: PassLimits::default() };
+        let mut training = Training::new(&model, work).expect("the rank fits");
         group.throughput(Throughput::Elements((learners * batch * length) as u64));
         let id = BenchmarkId::from_parameter(format!("{learners} learners, {batch} × {length}"));
         group.bench_function(id, |bencher| bencher.iter(|| training.step().expect("it trains")));

@@ -25,6 +25,7 @@ pub(crate) trait Decode: Send + Sync {
         &'m self,
         batch: &'m Batch,
         adapters: &'m [Adapter<'m>],
+        bytes_max: usize,
     ) -> Result<Box<dyn Recorded + Send + 'm>, ModelError>;
 }
 
@@ -64,7 +65,7 @@ impl<H: Halves> Decoder<H> {
         &self,
         batch: &'a Batch,
         adapters: &'a [Adapter<'a>],
-        recorded: bool,
+        recorded: Option<usize>,
     ) -> Result<Pass<'a, H::Prepared>, ModelError> {
         assert!(batch.tokens().iter().all(|&token| (token as usize) < self.spec.vocab), "a token is in the vocabulary");
         assert!(
@@ -175,7 +176,7 @@ impl<H: Halves> Decode for Decoder<H> {
             assert!(span.prefix.is_none(), "a served row's prefix is in its sequence, not in the batch");
             assert_eq!(span.position, sequence.len(), "a served row continues its sequence");
         }
-        let pass = self.pass(batch, adapters, false)?;
+        let pass = self.pass(batch, adapters, None)?;
         let all = 2 * self.spec.layers;
         let hidden = self.walk(&pass, all..all, Some(&mut *sequences))?.hidden;
         for (span, sequence) in batch.spans().iter().zip(sequences) {
@@ -187,13 +188,13 @@ impl<H: Halves> Decode for Decoder<H> {
     fn pooled(&self, batch: &Batch, layer: usize) -> Result<Vec<Vec<f32>>, ModelError> {
         assert!(layer <= self.spec.layers, "layer {layer} of {}", self.spec.layers);
         let segments = vec![(0..batch.tokens().len(), None)];
-        let pass = Pass { batch, adapters: &[], segments, prepared: self.halves.prepare(batch, &[], false)? };
+        let pass = Pass { batch, adapters: &[], segments, prepared: self.halves.prepare(batch, &[], None)? };
         let hidden = self.walk(&pass, 2 * layer..2 * layer, None)?.hidden;
         self.halves.means(&hidden, batch.spans())
     }
 
     fn observe(&self, batch: &Batch, see: &mut dyn FnMut(usize, bool, &[Vec<f32>])) -> Result<(), ModelError> {
-        let pass = self.pass(batch, &[], false)?;
+        let pass = self.pass(batch, &[], None)?;
         let mut x = self.halves.embed(batch.tokens())?;
         for layer in 0..self.spec.layers {
             let at = At { layer, pass: &pass };
@@ -207,7 +208,7 @@ impl<H: Halves> Decode for Decoder<H> {
 
     fn score(&self, batch: &Batch, adapters: &[Adapter<'_>], targets: &[Target]) -> Result<Scores, ModelError> {
         self.check(batch, targets);
-        let pass = self.pass(batch, adapters, false)?;
+        let pass = self.pass(batch, adapters, None)?;
         let all = 2 * self.spec.layers;
         self.halves.scores(&self.walk(&pass, all..all, None)?.hidden, targets)
     }
@@ -216,8 +217,9 @@ impl<H: Halves> Decode for Decoder<H> {
         &'m self,
         batch: &'m Batch,
         adapters: &'m [Adapter<'m>],
+        bytes_max: usize,
     ) -> Result<Box<dyn Recorded + Send + 'm>, ModelError> {
-        let pass = self.pass(batch, adapters, true)?;
+        let pass = self.pass(batch, adapters, Some(bytes_max))?;
         let walked = self.walk(&pass, first_site(&self.spec, adapters)..2 * self.spec.layers, None)?;
         Ok(Box::new(Tape { decoder: self, pass, walked, head: None }))
     }

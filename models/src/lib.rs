@@ -26,7 +26,9 @@ pub use error::ModelError;
 pub use half::cpu::give_back;
 pub use kv::KvSequence;
 pub use load::{Checkpoint, Gguf, Metadata};
-pub use model::{Adapter, Dtype, HeadGradient, Model, PackedAdapter, Recording, Scores, Target, TargetTokens};
+pub use model::{
+    Adapter, Dtype, HeadGradient, Model, PackedAdapter, RECORDED_BYTES_MAX, Recording, Scores, Target, TargetTokens,
+};
 pub use random::{RandomSource, random_values};
 pub use site::{Layout, Projection, Site, SiteParameters};
 pub use spec::{Activation, LayerSlot, RopeScaling, Slot, Spec, TensorSource};

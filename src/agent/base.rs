@@ -6,6 +6,7 @@ use crate::{
     fetch,
     library::BaseId,
     text::{Specials, Text},
+    train::PassLimits,
 };
 use socius_models::{Checkpoint, DeviceChoice, Dtype, Model, Spec, device};
 use std::sync::Arc;
@@ -22,6 +23,8 @@ pub struct Base {
     pub aliases: Vec<String>,
     /// What weights and linear inputs are rounded to.
     pub dtype: Dtype,
+    /// How training over it is cut into passes, and what these may keep.
+    pub limits: PassLimits,
 }
 
 /// Which base, where, and in what precision.
@@ -59,7 +62,7 @@ impl Base {
         // Adapters that we export name the unquantised original, as other programs expect.
         let hub = local.card.and_then(|card| card.base_name());
         let id = BaseId { name: hub.unwrap_or(&local.name).to_owned(), digest: local.digest, tokenizer: text.digest() };
-        Ok(Self { model, text, id, aliases: vec![local.name.clone()], dtype })
+        Ok(Self { model, text, id, aliases: vec![local.name.clone()], dtype, limits: PassLimits::default() })
     }
 
     /// The architecture.

@@ -17,7 +17,7 @@ use crate::{
     envs::{self, Environment, Item, Query, Split},
     library::{Comparison, Generation, Library, SkillName},
     lora::{ActiveAdapter, LoraConfig, init},
-    train::{Job, Learner, Loss, PassLimits, PassStats, forward_backward, optim_step},
+    train::{Job, Learner, Loss, PassStats, forward_backward, optim_step},
 };
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -174,8 +174,7 @@ fn step(studies: &mut [(&mut Life<'_>, Study)]) -> Result<Vec<String>, AgentErro
         assert!(std::ptr::eq(life.lesson.base, base), "a class has one base");
         jobs.push(Job { learner: &mut life.run.learner, rows: &study.material.rows, loss: &*study.loss });
     }
-    let found =
-        if jobs.is_empty() { Vec::new() } else { forward_backward(&base.model, &mut jobs, PassLimits::default())? };
+    let found = if jobs.is_empty() { Vec::new() } else { forward_backward(&base.model, &mut jobs, base.limits)? };
     let mut found = found.into_iter();
     let mut details = Vec::new();
     for (life, study) in studies {

@@ -19,11 +19,14 @@ pub struct Train {
     pub length: usize,
     /// Rank of the adapters, which are on every linear.
     pub rank: usize,
+    /// What a pass may hold.
+    pub limits: PassLimits,
 }
 
 /// Learners that train on random tokens.
 pub struct Training<'m> {
     model: &'m Model,
+    limits: PassLimits,
     learners: Vec<Learner>,
     /// Of each learner.
     rows: Vec<Vec<TrainRow>>,
@@ -47,6 +50,7 @@ impl<'m> Training<'m> {
         let rows = |learner| (0..work.batch).map(|i| row(learner * work.batch + i)).collect();
         Ok(Self {
             model,
+            limits: work.limits,
             learners: (0..work.learners as u64).map(learner).collect(),
             rows: (0..work.learners).map(rows).collect(),
         })
@@ -64,7 +68,7 @@ impl<'m> Training<'m> {
     pub fn step(&mut self) -> Result<(), BenchError> {
         let jobs = self.learners.iter_mut().zip(&self.rows);
         let mut jobs: Vec<Job<'_>> = jobs.map(|(learner, rows)| Job { learner, rows, loss: &loss::nll }).collect();
-        forward_backward(self.model, &mut jobs, PassLimits::default())?;
+        forward_backward(self.model, &mut jobs, self.limits)?;
         for learner in &mut self.learners {
             optim_step(learner, &AdamW::default())?;
         }

@@ -1,6 +1,10 @@
 //! `socius bench`: how fast this machine trains and decodes. Never measures anything itself.
 
-use super::{Terminal, flags::BaseFlags, roofline, text};
+use super::{
+    Terminal,
+    flags::{BaseFlags, MemoryFlag},
+    roofline, text,
+};
 use crate::{
     agent::Session,
     bench::{Clock, Decode, Prefill, Train, Training, ops::Shapes},
@@ -32,6 +36,7 @@ enum Work {
 Examples:
   socius bench train --batch 4 --length 512 --rank 16
   socius bench train --learners 8 --batch 1 --length 256
+  socius bench train --memory 512M
   socius bench train --json | tail -n 1 | jq '.tokens_per_s, .peak_mb'")]
     Train {
         /// Rows of each learner
@@ -46,6 +51,8 @@ Examples:
         /// Learners that train in one joint pass, each with its own adapter and optimiser
         #[arg(long, default_value = "1")]
         learners: NonZeroUsize,
+        #[command(flatten)]
+        memory: MemoryFlag,
         #[command(flatten)]
         common: Common,
     },
@@ -155,9 +162,9 @@ struct Found {
 
 pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> {
     match args.work {
-        Work::Train { batch, length, rank, learners, common } => {
+        Work::Train { batch, length, rank, learners, memory, common } => {
             let [batch, length, rank, learners] = [batch, length, rank, learners].map(NonZeroUsize::get);
-            train(Train { learners, batch, length, rank }, &common, terminal)
+            train(Train { learners, batch, length, rank, limits: memory.limits() }, &common, terminal)
         }
         Work::Prefill { length, common } => prefill(Prefill { length: length.get() }, &common, terminal),
         Work::Decode { rows, common } => decode("decode", &rows.work(0, 1), &common, terminal),

@@ -7,6 +7,7 @@ use crate::{
     engine::Sampling,
     fetch,
     library::{NameError, SkillRef, Which},
+    train::PassLimits,
 };
 use anyhow::Context;
 use clap::ValueEnum;
@@ -68,6 +69,36 @@ impl BaseFlags {
             (Rounding::F32, _) => anyhow::bail!("--dtype f32 unpacks weights to f32: leave out --weights"),
         }
     }
+}
+
+/// How much memory training may take.
+#[derive(clap::Args)]
+pub(super) struct MemoryFlag {
+    /// Memory that a training pass may keep for its way back, such as 512M or 2G: with less it computes more again, and the result
+    /// is the same to the byte. Weights and optimisers are not counted
+    #[arg(long, value_parser = memory, value_name = "BYTES")]
+    memory: Option<usize>,
+}
+
+impl MemoryFlag {
+    pub(super) fn limits(&self) -> PassLimits {
+        let default = PassLimits::default();
+        PassLimits { recorded_bytes_max: self.memory.unwrap_or(default.recorded_bytes_max), ..default }
+    }
+}
+
+/// Bytes, or kibibytes, mebibytes or gibibytes: `1000000`, `64K`, `512M`, `1.5G`.
+fn memory(text: &str) -> Result<usize, String> {
+    let (number, unit) = match text.char_indices().next_back() {
+        Some((at, 'K')) => (&text[..at], 1 << 10),
+        Some((at, 'M')) => (&text[..at], 1 << 20),
+        Some((at, 'G')) => (&text[..at], 1 << 30),
+        _ => (text, 1),
+    };
+    let bytes = number.parse::<f64>().ok().map(|number| number * f64::from(unit));
+    let bytes = bytes.filter(|bytes| (1.0..=2f64.powi(60)).contains(bytes));
+    let wrong = || format!("{text:?} is not an amount of memory: a number of bytes is expected, as in 512M or 1.5G");
+    bytes.map(|bytes| bytes as usize).ok_or_else(wrong)
 }
 
 /// How tokens are drawn.
@@ -184,6 +215,16 @@ mod tests {
         }
         for bad in ["", "5", "m", "-5m", "0s", "5 minutes", "infs", "NaNm", "5é", "1e400s"] {
             assert!(budget(bad).unwrap_err().contains("90s"), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn memory_is_bytes_or_a_number_with_its_unit() {
+        for (text, bytes) in [("1", 1), ("64K", 64 << 10), ("512M", 512 << 20), ("1.5G", 3 << 29)] {
+            assert_eq!(memory(text), Ok(bytes));
+        }
+        for bad in ["", "G", "0", "-1G", "2 G", "2GB", "NaN", "inf", "1e40", "5é"] {
+            assert!(memory(bad).unwrap_err().contains("512M"), "{bad:?}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     Terminal, answer,
-    flags::{self, BaseFlags},
+    flags::{self, BaseFlags, MemoryFlag},
 };
 use crate::{
     agent::{self, Budget, Learned, Lesson, Method, Prompt, Question, Recipe, Session, SkillChoice, UnknownMethod},
@@ -78,6 +78,8 @@ pub(super) struct TrainingFlags {
     /// A seed makes the run repeatable to the byte on one machine
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    memory: MemoryFlag,
 }
 
 /// A method, or the choice of one.
@@ -94,6 +96,13 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 impl TrainingFlags {
+    /// Opens the base to train over.
+    pub(super) fn open(&self, base: &BaseFlags, terminal: &mut Terminal) -> anyhow::Result<Session> {
+        let mut session = base.open(terminal)?;
+        session.base.limits = self.memory.limits();
+        Ok(session)
+    }
+
     pub(super) fn recipe(&self) -> Recipe {
         Recipe {
             seed: self.seed,
@@ -118,7 +127,7 @@ pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> 
         test_items: args.test_items as usize,
         ..args.training.recipe()
     };
-    let session = args.base.open(terminal)?;
+    let session = args.training.open(&args.base, terminal)?;
     let parent = args.parent.map(|parent| session.library.show(&parent)).transpose()?;
     live(&session, &Lesson { base: &session.base, env: &*env, recipe, name, parent }, terminal)
 }

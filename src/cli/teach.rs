@@ -44,7 +44,7 @@ pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> 
     let text = std::fs::read_to_string(&args.file).with_context(|| file.clone())?;
     let env = Examples::parse(args.name.as_str(), &text).context(file)?;
     let recipe = Recipe { method: Some(Method::Sft), ..args.training.recipe() };
-    let session = args.base.open(terminal)?;
+    let session = args.training.open(&args.base, terminal)?;
     let parent = args.parent.map(|parent| session.library.show(&parent)).transpose()?;
     learn::live(&session, &Lesson { base: &session.base, env: &env, recipe, name: args.name, parent }, terminal)
 }

@@ -1,7 +1,7 @@
 //! How sequences are laid out in passes: which stand together, which share a prompt, and where each token is predicted. Knows
 //! nothing of losses.
 
-use socius_models::{Batch, Dropout, Row};
+use socius_models::{Batch, Dropout, RECORDED_BYTES_MAX, Row, Spec};
 use std::ops::Range;
 
 /// How a call is cut into passes. Results do not depend on it beyond `share_prompts`.
@@ -12,11 +12,23 @@ pub struct PassLimits {
     /// Whether neighbouring rows of a learner compute what their prompts have in common once. The gradient is the same sum in
     /// another order.
     pub share_prompts: bool,
+    /// Bytes that a pass may keep for its way back: what does not fit is computed again, and where the inputs of all half-layers
+    /// would not fit either, passes are shorter.
+    pub recorded_bytes_max: usize,
+}
+
+impl PassLimits {
+    /// With passes short enough that at least the inputs of all half-layers fit.
+    pub(super) fn within(self, spec: &Spec) -> Self {
+        let bytes = 2 * spec.layers * spec.hidden * size_of::<f32>();
+        let tokens = (self.recorded_bytes_max / bytes).max(1);
+        Self { tokens_per_pass: self.tokens_per_pass.min(tokens), ..self }
+    }
 }
 
 impl Default for PassLimits {
     fn default() -> Self {
-        Self { tokens_per_pass: 2048, share_prompts: true }
+        Self { tokens_per_pass: 2048, share_prompts: true, recorded_bytes_max: RECORDED_BYTES_MAX }
     }
 }
 
@@ -232,7 +244,7 @@ mod tests {
             (10, false, &[&[1, 1], &[1, 1], &[1]]),
         ];
         for (tokens_per_pass, share_prompts, expected) in rows {
-            let passes = passes(&all, PassLimits { tokens_per_pass, share_prompts });
+            let passes = passes(&all, PassLimits { tokens_per_pass, share_prompts, ..PassLimits::default() });
             let rows = passes.iter().flatten().flat_map(|unit| unit.sequences.clone());
             assert!(rows.eq(0..5), "every row once, in order");
             let lengths: Vec<Vec<_>> =

@@ -57,7 +57,7 @@ pub fn forward_backward(model: &Model, jobs: &mut [Job<'_>], limits: PassLimits)
     }
     let counts: Vec<usize> = jobs.iter().map(|job| job.rows.iter().map(TrainRow::loss_tokens).sum()).collect();
     let (sequences, rows) = sequences(jobs);
-    let passes = passes(&sequences, limits);
+    let passes = passes(&sequences, limits.within(model.spec()));
     let losses: Vec<_> = jobs.iter().map(|job| job.loss).collect();
     let mut tallies: Vec<Tally> = jobs.iter().map(|_| Tally::default()).collect();
 
@@ -65,7 +65,7 @@ pub fn forward_backward(model: &Model, jobs: &mut [Job<'_>], limits: PassLimits)
         jobs.iter_mut().map(|job| job.learner.split()).unzip();
     for units in &passes {
         let (batch, targets, trained) = lay_out(units, &sequences, &rows, &counts);
-        let mut recording = model.record(&batch, &adapters)?;
+        let mut recording = model.record_within(&batch, &adapters, limits.recorded_bytes_max)?;
         let scores = recording.scores(&targets)?;
         let evaluated = evaluate_jobs(&losses, &trained, &scores)?;
         for (job, tally) in tallies.iter_mut().enumerate() {

@@ -98,6 +98,19 @@ fn the_size_of_a_pass_does_not_change_a_byte() {
 }
 
 #[test]
+fn a_budget_of_memory_does_not_change_a_byte() {
+    let model = model(Dtype::Bf16);
+    let mut free = three();
+    let stats = train(&model, &mut free, pass(4096));
+    for recorded_bytes_max in [0, 20_000, 200_000, 2_000_000] {
+        let mut bound = three();
+        let limits = PassLimits { recorded_bytes_max, ..pass(4096) };
+        assert!(train(&model, &mut bound, limits) == stats, "statistics within {recorded_bytes_max} bytes");
+        assert!(bound == free, "{recorded_bytes_max} bytes");
+    }
+}
+
+#[test]
 fn a_shared_prompt_gives_the_gradient_of_separate_prompts() {
     let model = model(Dtype::F32);
     let gradient = |share_prompts| {

@@ -62,8 +62,14 @@ pub(crate) trait Halves: Send + Sync {
     /// What scoring keeps for the head's backward pass.
     type Head: Send;
 
-    /// Readies `adapters` and the tables of `batch`, for the way back too if the pass is `recorded`.
-    fn prepare(&self, batch: &Batch, adapters: &[Adapter<'_>], recorded: bool) -> Result<Self::Prepared, ModelError>;
+    /// Readies `adapters` and the tables of `batch`, for the way back too if the pass is `recorded` and may
+    /// keep so many bytes for it.
+    fn prepare(
+        &self,
+        batch: &Batch,
+        adapters: &[Adapter<'_>],
+        recorded: Option<usize>,
+    ) -> Result<Self::Prepared, ModelError>;
 
     /// No tokens' keys and values, in the form that [`Halves::attention`] appends to.
     fn empty_kv(&self) -> LayerKv;

@@ -59,7 +59,7 @@ impl Cpu {
             y.copy_from_slice(part.of(&x, self.spec.hidden));
             self.project_onto(part, Projection::O, part.of(&inner.out, self.spec.q_dim()), y);
         });
-        (y, Saved { x, inner: at.pass.prepared.keeps.then_some(inner) })
+        (y, Saved { x, inner: (at.pass.prepared.kept_from <= 2 * at.layer).then_some(inner) })
     }
 
     pub(super) fn attend_back(

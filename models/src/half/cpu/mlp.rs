@@ -23,7 +23,7 @@ impl Cpu {
     }
 
     pub(super) fn feed_recorded(&self, at: At<'_, Prepared>, x: Buffer) -> (Buffer, Saved) {
-        if !at.pass.prepared.keeps {
+        if at.pass.prepared.kept_from > 2 * at.layer + 1 {
             return (self.feed(at, x.clone()), Saved { x, inner: None });
         }
         let (hidden, wide) = (self.spec.hidden, self.spec.intermediate);

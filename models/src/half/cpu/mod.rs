@@ -1,7 +1,7 @@
 //! The CPU form of every half: f32 buffers, packed weights, kernels, and a backward pass written out. Never a tensor once the
 //! weights are read.
 //!
-//! What a half keeps for its backward pass is its input and, as far as [`KEPT_BYTES_MAX`] goes, the outputs of its linears;
+//! What a half keeps for its backward pass is its input and, as far as the pass's budget goes, the outputs of its linears;
 //! what is not kept is computed again, to the same bits.
 
 mod attention;
@@ -30,10 +30,6 @@ use socius_kernels::norm::Norm;
 use socius_kernels::rope::Turns;
 use std::sync::Arc;
 
-/// Bytes of linear outputs that one recorded pass may keep over all layers. Beyond, a half keeps its input alone and runs its
-/// linears again: a fifth of a training step's time. SmolLM2-135M keeps 0.56 MB a token.
-const KEPT_BYTES_MAX: usize = 2 << 30;
-
 /// All weights, packed.
 pub(crate) struct Cpu {
     spec: Arc<Spec>,
@@ -61,8 +57,8 @@ pub(crate) struct Prepared {
     places: Vec<(usize, usize)>,
     /// Without sequences.
     spans: Vec<Spans>,
-    /// Whether recorded halves keep the outputs of their linears.
-    keeps: bool,
+    /// The first recorded half that keeps the outputs of its linears, as do all after it: those go back first.
+    kept_from: usize,
 }
 
 impl Cpu {
@@ -133,10 +129,21 @@ impl Cpu {
         Turns { cos, sin, dim: self.spec.head_dim }
     }
 
-    /// Values of linear outputs that all layers keep for a token.
-    fn kept_values(&self) -> usize {
-        let Spec { layers, intermediate, heads, .. } = *self.spec;
-        layers * (2 * (self.spec.q_dim() + self.spec.kv_dim()) + heads + 2 * intermediate)
+    /// The first half of which, beside the inputs of all, the outputs of linears fit into `bytes`, with those of all halves after
+    /// it.
+    fn kept_from(&self, tokens: usize, bytes: usize) -> usize {
+        let Spec { layers, hidden, intermediate, heads, .. } = *self.spec;
+        let halves = 2 * layers;
+        let of_attention = 2 * (self.spec.q_dim() + self.spec.kv_dim()) + heads;
+        let mut left = (bytes / size_of::<f32>()).saturating_sub(tokens * halves * hidden);
+        for half in (0..halves).rev() {
+            let values = tokens * if half % 2 == 0 { of_attention } else { 2 * intermediate };
+            if values > left {
+                return half + 1;
+            }
+            left -= values;
+        }
+        0
     }
 }
 
@@ -147,10 +154,15 @@ impl Halves for Cpu {
     type Mlp = mlp::Saved;
     type Head = head::Saved;
 
-    fn prepare(&self, batch: &Batch, adapters: &[Adapter<'_>], recorded: bool) -> Result<Prepared, ModelError> {
+    fn prepare(
+        &self,
+        batch: &Batch,
+        adapters: &[Adapter<'_>],
+        recorded: Option<usize>,
+    ) -> Result<Prepared, ModelError> {
         let factors = adapters.par_iter().map(|adapter| match adapter.packed {
-            Some(packed) => packed.get_or_pack(|| self.pack(adapter, recorded)),
-            None => self.pack(adapter, recorded),
+            Some(packed) => packed.get_or_pack(|| self.pack(adapter, recorded.is_some())),
+            None => self.pack(adapter, recorded.is_some()),
         });
         let frequencies = self.spec.rope_frequencies();
         let table = |of: fn(f64) -> f64| {
@@ -167,7 +179,7 @@ impl Halves for Cpu {
             sin: table(f64::sin),
             places: places.collect(),
             spans: spans.collect(),
-            keeps: batch.tokens().len() * self.kept_values() * size_of::<f32>() <= KEPT_BYTES_MAX,
+            kept_from: recorded.map_or(usize::MAX, |bytes| self.kept_from(batch.tokens().len(), bytes)),
         })
     }
 

@@ -208,11 +208,11 @@ fn each_half_and_its_every_gradient_is_that_of_the_f64_reference() {
             batch: &batch,
             adapters: &adapters,
             segments: batch.segments(),
-            prepared: reference.prepare(&batch, &adapters, true).expect("prepares"),
+            prepared: reference.prepare(&batch, &adapters, Some(0)).expect("prepares"),
         };
         for (dtype, allowed) in [(Dtype::F32, F32_SHARE), (Dtype::Bf16, BF16_SHARE)] {
             let cpu = Cpu::load(spec.clone(), &source, dtype).expect("loads");
-            let prepared = cpu.prepare(&batch, &adapters, true).expect("prepares");
+            let prepared = cpu.prepare(&batch, &adapters, Some(usize::MAX)).expect("prepares");
             let pass = Pass { batch: &batch, adapters: &adapters, segments: batch.segments(), prepared };
             let check = |name: &str, found: &[f32], exact: &[f64]| {
                 let share = share(found, exact);
@@ -333,21 +333,32 @@ fn what_is_computed_again_is_what_would_have_been_kept() {
     let (batch, _) = batch(&texts());
     let learners = learners(&spec);
     let adapters = adapters(&learners);
-    let run = |keeps: bool| {
-        let prepared = Prepared { keeps, ..cpu.prepare(&batch, &adapters, true).expect("prepares") };
+    let run = |bytes: usize| {
+        let prepared = cpu.prepare(&batch, &adapters, Some(bytes)).expect("prepares");
+        let kept_from = prepared.kept_from;
         let pass = Pass { batch: &batch, adapters: &adapters, segments: batch.segments(), prepared };
-        let at = At { layer: 1, pass: &pass };
+        let at = At { layer: spec.layers - 1, pass: &pass };
         let x = cpu.embed(batch.tokens()).expect("embeds");
         let mut gradients = zeros(&learners);
         let (y, saved) = cpu.attention_recorded(at, x).expect("forward");
         let dx = cpu.attention_backward(at, saved, y.clone(), &mut views(&mut gradients)).expect("backward");
         let (_, saved) = cpu.mlp_recorded(at, y).expect("forward");
-        (cpu.mlp_backward(at, saved, dx, &mut views(&mut gradients)).expect("backward"), gradients)
+        let dx = cpu.mlp_backward(at, saved, dx, &mut views(&mut gradients)).expect("backward");
+        (kept_from, dx, gradients)
     };
-    let ((kept, kept_gradients), (again, gradients)) = (run(true), run(false));
-    assert_same(&kept, &again, "dx");
-    for (kept, again) in kept_gradients.iter().zip(&gradients) {
-        assert_same(kept, again, "gradients");
+    let tokens = batch.tokens().len();
+    let inputs = 2 * spec.layers * spec.hidden * tokens * size_of::<f32>();
+    let last = 2 * spec.intermediate * tokens * size_of::<f32>();
+    let (all, kept, kept_gradients) = run(usize::MAX);
+    assert_eq!(all, 0, "everything is kept");
+    let halves = 2 * spec.layers;
+    for (bytes, first) in [(0, halves), (inputs, halves), (inputs + last - 1, halves), (inputs + last, halves - 1)] {
+        let (found, again, gradients) = run(bytes);
+        assert_eq!(found, first, "the first half that keeps more than its input within {bytes} bytes");
+        assert_same(&kept, &again, "dx");
+        for (kept, again) in kept_gradients.iter().zip(&gradients) {
+            assert_same(kept, again, "gradients");
+        }
     }
 }
 

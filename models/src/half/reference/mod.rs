@@ -258,7 +258,12 @@ impl Halves for Reference {
     type Mlp = Tensor;
     type Head = ();
 
-    fn prepare(&self, batch: &Batch, adapters: &[Adapter<'_>], _: bool) -> std::result::Result<Prepared, ModelError> {
+    fn prepare(
+        &self,
+        batch: &Batch,
+        adapters: &[Adapter<'_>],
+        _: Option<usize>,
+    ) -> std::result::Result<Prepared, ModelError> {
         let theta = |adapter: &Adapter<'_>| {
             Tensor::from_slice(adapter.theta, adapter.theta.len(), &self.device)?.to_dtype(self.dtype)
         };

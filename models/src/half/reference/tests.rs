@@ -136,7 +136,7 @@ fn with_pass<T>(
         adapters[*which].theta = theta;
     }
     let batch = batch();
-    let prepared = decoder.halves.prepare(&batch, &adapters, true).expect("prepares");
+    let prepared = decoder.halves.prepare(&batch, &adapters, Some(0)).expect("prepares");
     run(&Pass { batch: &batch, adapters: &adapters, segments: batch.segments(), prepared })
 }
 
@@ -296,7 +296,7 @@ fn all_factors<'a>(halves: &Reference, pass: &'a Pass<'a, Prepared>) -> Vec<Vec<
 /// ∂loss/∂θ of every learner, by the decoder's explicit walk.
 fn walked_gradients(decoder: &Decoder<Reference>, learners: &[Learner]) -> Vec<Vec<f32>> {
     let (batch, adapters) = (batch(), adapters(learners));
-    let tape = decoder.record(&batch, &adapters).expect("records");
+    let tape = decoder.record(&batch, &adapters, 0).expect("records");
     let mut gradients: Vec<Vec<f32>> = learners.iter().map(|l| vec![0.0; l.layout.len()]).collect();
     let mut into: Vec<&mut [f32]> = gradients.iter_mut().map(Vec::as_mut_slice).collect();
     let (logprobs, entropies) = score_weights();
