@@ -72,12 +72,12 @@ type Skills = BTreeMap<String, (Vec<String>, u32)>;
 
 fn learned(session: &Session) -> anyhow::Result<Skills> {
     let mut skills = Skills::new();
-    for entry in session.library.catalogue()?.entries {
-        let generation = session.library.generation(entry.generation)?;
+    for (skill, id) in session.library.heads()? {
+        let generation = session.library.generation(id)?;
         let Some(env) = &generation.manifest.provenance.env else { continue };
         if envs::find(&env.name).is_ok() {
             let level = env.level.as_deref().unwrap_or("1").parse()?;
-            skills.entry(env.name.clone()).or_insert((Vec::new(), level)).0.push(entry.name.to_string());
+            skills.entry(env.name.clone()).or_insert((Vec::new(), level)).0.push(skill.to_string());
         }
     }
     Ok(skills)

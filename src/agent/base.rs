@@ -3,7 +3,7 @@
 use super::AgentError;
 use crate::{
     common::{Home, Message, Phase, Progress, Report, Unit},
-    fetch,
+    fetch::{self, LocalModel},
     library::BaseId,
     text::{Specials, Text},
     train::PassLimits,
@@ -38,6 +38,30 @@ pub struct BaseChoice {
     pub dtype: Dtype,
 }
 
+/// What is known of a base without loading its weights: enough to merge, compare and export its adapters.
+pub struct Outline {
+    /// Which checkpoint it is.
+    pub id: BaseId,
+    /// Its architecture.
+    pub spec: Spec,
+}
+
+impl Outline {
+    /// Fetches the checkpoint if need be, and reads its head.
+    pub fn open(model: &str, home: &Home, report: &mut dyn Report) -> Result<Self, AgentError> {
+        let local = fetch::ensure(model, home, report)?;
+        let checkpoint = Checkpoint::open(&local.path)?;
+        let id = identity(&local, &Text::open(&checkpoint)?);
+        Ok(Self { id, spec: checkpoint.spec.clone() })
+    }
+}
+
+/// Adapters that we export name the unquantised original, as other programs expect.
+fn identity(local: &LocalModel, text: &Text) -> BaseId {
+    let hub = local.card.and_then(|card| card.base_name());
+    BaseId { name: hub.unwrap_or(&local.name).to_owned(), digest: local.digest, tokenizer: text.digest() }
+}
+
 impl Base {
     /// Fetches the checkpoint if need be and loads it.
     pub fn open(choice: &BaseChoice, home: &Home, report: &mut dyn Report) -> Result<Self, AgentError> {
@@ -59,9 +83,7 @@ impl Base {
         let text = Text::open(&checkpoint)?;
         let model = Arc::new(Model::load(checkpoint.spec.clone(), &checkpoint, &place, dtype)?);
         report.progress(loading(local.bytes));
-        // Adapters that we export name the unquantised original, as other programs expect.
-        let hub = local.card.and_then(|card| card.base_name());
-        let id = BaseId { name: hub.unwrap_or(&local.name).to_owned(), digest: local.digest, tokenizer: text.digest() };
+        let id = identity(&local, &text);
         Ok(Self { model, text, id, aliases: vec![local.name.clone()], dtype, limits: PassLimits::default() })
     }
 

@@ -49,6 +49,17 @@ struct Judging {
     learned: Option<f64>,
 }
 
+/// How many steps in all the learning rate of step `step` followed, of a run of `steps` steps that recorded these plans.
+pub(super) fn planned_with(budget: Option<Budget>, plans: &[(usize, usize)], step: usize, steps: usize) -> usize {
+    match budget {
+        Some(Budget::Seconds(_)) => {
+            let last = plans.iter().rfind(|(taken, _)| *taken <= step);
+            last.map_or(step + CALIBRATION_STEPS, |(_, planned)| *planned)
+        }
+        _ => steps,
+    }
+}
+
 /// A run's plan for its time, kept from sitting to sitting.
 ///
 /// After the first steps it plans as many as fit before judging, and plans again whenever half of the planned steps are taken or

@@ -36,6 +36,14 @@ pub enum AgentError {
         /// What was given.
         found: f64,
     },
+    /// The generation does not say how it came to be.
+    #[error("{skill} cannot be replayed: {what}")]
+    NotReplayable {
+        /// The generation.
+        skill: String,
+        /// What is missing, and what would help.
+        what: String,
+    },
     /// A run's file cannot be read or written.
     #[error("{path}: {what}")]
     Run {
@@ -46,6 +54,12 @@ pub enum AgentError {
     },
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// A merged skill's parents do not go together.
+    #[error("these skills cannot be merged: {what}")]
+    Merge {
+        /// Why.
+        what: String,
+    },
     #[error(transparent)]
     Fetch(#[from] FetchError),
     #[error(transparent)]

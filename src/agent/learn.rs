@@ -157,6 +157,34 @@ fn train(lives: &mut [Life<'_>], report: &mut dyn Report) -> Result<(), AgentErr
     Ok(())
 }
 
+/// Lives a recorded life again, of which `birth` is known and with how many steps in all each step was planned. Nothing is judged.
+pub(super) fn relive<'a>(
+    lesson: &'a Lesson<'a>,
+    class: &Class<'a>,
+    birth: Birth,
+    planned: &[usize],
+    report: &mut dyn Report,
+) -> Result<Life<'a>, AgentError> {
+    let mut life = Life::open(lesson, class)?;
+    life.run.progress.birth = Some(birth);
+    for (done, &steps) in (1..).zip(planned) {
+        let study = life.study(steps, report)?;
+        let detail = step(&mut [(&mut life, study)])?.pop().unwrap_or_default();
+        report.progress(Progress {
+            phase: Phase::Training,
+            label: lesson.name.as_str(),
+            done,
+            total: Some(planned.len() as u64),
+            unit: Unit::Steps,
+            detail: &detail,
+        });
+        if report.cancelled() {
+            return Err(AgentError::Cancelled);
+        }
+    }
+    Ok(life)
+}
+
 /// What a life learns from in one step.
 struct Study {
     how: Method,

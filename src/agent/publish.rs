@@ -104,6 +104,9 @@ impl Life<'_> {
             // (steps taken, steps in all) of each plan: what the learning rate followed under a budget in time.
             settings["plans"] = serde_json::json!(self.run.progress.pace.plans);
         }
+        settings["warmup"] = serde_json::json!(self.birth().warmup);
+        settings["dtype"] = serde_json::json!(format!("{:?}", base.dtype).to_lowercase());
+        settings["socius"] = serde_json::json!(env!("CARGO_PKG_VERSION"));
         let provenance = self.run.settle(Provenance {
             env: Some(EnvId {
                 name: info.name.clone(),

@@ -100,10 +100,10 @@ fn library(home: &Home) -> (usize, Vec<String>) {
     if !home.library().exists() {
         return (0, Vec::new());
     }
-    match Library::open(&home.library()).and_then(|library| library.catalogue()) {
-        Ok(catalogue) => {
-            let damaged = catalogue.damaged.iter().map(|error| format!("library: {error}"));
-            (catalogue.entries.len(), damaged.collect())
+    match Library::open(&home.library()).and_then(|library| library.list()) {
+        Ok(found) => {
+            let damaged = found.damaged.iter().map(|error| format!("library: {error}"));
+            (found.skills.len(), damaged.collect())
         }
         Err(error) => (0, vec![format!("library: {error}")]),
     }

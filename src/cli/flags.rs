@@ -2,7 +2,7 @@
 
 use super::Terminal;
 use crate::{
-    agent::{BaseChoice, Budget, Session, SkillChoice},
+    agent::{BaseChoice, Budget, Outline, Session, SkillChoice},
     common::{Home, Message, Role, Seed},
     engine::Sampling,
     fetch,
@@ -99,6 +99,21 @@ fn memory(text: &str) -> Result<usize, String> {
     let bytes = bytes.filter(|bytes| (1.0..=2f64.powi(60)).contains(bytes));
     let wrong = || format!("{text:?} is not an amount of memory: a number of bytes is expected, as in 512M or 1.5G");
     bytes.map(|bytes| bytes as usize).ok_or_else(wrong)
+}
+
+/// Which base, where only its shape is needed.
+#[derive(clap::Args)]
+pub(super) struct OutlineFlags {
+    /// The base: a known name (see `socius models`), a hub id or a path; fetched if it is not here
+    #[arg(long, default_value = fetch::DEFAULT_MODEL)]
+    model: String,
+}
+
+impl OutlineFlags {
+    /// The base's identity and architecture, without loading its weights.
+    pub(super) fn outline(&self, terminal: &mut Terminal) -> anyhow::Result<Outline> {
+        Ok(Outline::open(&self.model, &Home::from_env()?, terminal)?)
+    }
 }
 
 /// How tokens are drawn.

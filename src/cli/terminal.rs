@@ -138,6 +138,7 @@ impl Report for Terminal {
 fn verb(phase: Phase) -> &'static str {
     match phase {
         Phase::Download => "fetching",
+        Phase::Upload => "sending",
         Phase::Verification => "verifying",
         Phase::Loading => "loading",
         Phase::Rollouts => "acting",

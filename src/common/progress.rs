@@ -5,6 +5,7 @@
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Phase {
     Download,
+    Upload,
     Verification,
     Loading,
     Rollouts,

@@ -27,6 +27,14 @@ pub enum FetchError {
         /// What is missing.
         reason: String,
     },
+    /// The files there are not an adapter.
+    #[error("{place} holds no adapter that can be read: {reason}")]
+    NotAnAdapter {
+        /// A hub id.
+        place: String,
+        /// What is missing.
+        reason: String,
+    },
     /// No source gave the right bytes.
     #[error("no source gave {model}: {attempts}")]
     NoSource {

@@ -308,7 +308,7 @@ fn point(blob: &Path, pointer: &Path) -> io::Result<()> {
 }
 
 /// Percent-encodes what may not stand in a URL's path; slashes stay.
-fn encode(path: &str) -> String {
+pub(super) fn encode(path: &str) -> String {
     path.bytes()
         .map(|byte| match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => char::from(byte).to_string(),

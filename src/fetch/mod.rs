@@ -11,6 +11,7 @@ mod expected;
 mod hub;
 mod lock;
 mod package;
+mod push;
 mod record;
 mod reference;
 mod select;
@@ -20,6 +21,7 @@ pub use card::{Card, CardFile, Source, known};
 pub use error::{FetchError, SourceError};
 pub use hub::HubSettings;
 pub use package::Python;
+pub use push::{Upload, push};
 pub use record::LocalModel;
 pub use reference::{HubRef, ModelRef};
 pub use transfer::Wait;
@@ -36,6 +38,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// What an adapter in PEFT's form is made of.
+const ADAPTER: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+
 /// The model that everything uses unless told otherwise.
 pub const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
 
@@ -47,6 +52,39 @@ pub fn ensure(model: &str, home: &Home, report: &mut dyn Report) -> Result<Local
 /// `model`, fetched if it is not here yet, and every byte hashed in any case.
 pub fn pull(model: &str, home: &Home, report: &mut dyn Report) -> Result<LocalModel, FetchError> {
     Fetcher::from_env(home).pull(model, report)
+}
+
+/// The files of an adapter on the hub, copied into `folder`: an archive of skills where there is one, else PEFT's two.
+pub fn pull_adapter(
+    repository: &str,
+    settings: HubSettings,
+    folder: &Path,
+    report: &mut dyn Report,
+) -> Result<Vec<PathBuf>, FetchError> {
+    let failed = |source| FetchError::Hub { model: repository.to_owned(), source };
+    let hub = Hub::new(settings);
+    let repo = HubRepo { id: repository.to_owned(), revision: "main".to_owned() };
+    let listing = hub.list(&repo).map_err(failed)?;
+    let has = |name: &&str| listing.files.iter().any(|file| file == name);
+    let archive = listing.files.iter().find(|file| file.ends_with(".socius"));
+    let names: Vec<&str> = match archive {
+        Some(archive) => vec![archive],
+        None if ADAPTER.iter().all(has) => ADAPTER.to_vec(),
+        None => {
+            let reason = format!("neither an archive of skills (.socius) nor {} is there", ADAPTER.join(" with "));
+            return Err(FetchError::NotAnAdapter { place: repository.to_owned(), reason });
+        }
+    };
+    fs::create_dir_all(folder).fetching(folder)?;
+    let commit = HubRepo { id: repo.id, revision: listing.commit };
+    let take = |name: &str| {
+        let HubFile { path, .. } = hub.file(&commit, name, None, report).map_err(failed)?;
+        // The last part: a file's name on the hub may have folders.
+        let to = folder.join(name.rsplit('/').next().unwrap_or(name));
+        fs::copy(&path, &to).fetching(&to)?;
+        Ok(to)
+    };
+    names.into_iter().map(take).collect()
 }
 
 /// Every model that has been fetched or registered in `home`, by name.

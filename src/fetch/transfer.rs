@@ -12,7 +12,6 @@ use ureq::{
     Agent, Body, RequestBuilder,
     config::RedirectAuthHeaders,
     http::{Response, StatusCode, Uri},
-    typestate::WithoutBody,
 };
 
 /// How long to wait.
@@ -160,7 +159,26 @@ impl Transfer {
         }
     }
 
-    fn signed(&self, request: RequestBuilder<WithoutBody>) -> RequestBuilder<WithoutBody> {
+    /// Sends `body` as `kind`; the answer's body.
+    pub(super) fn post(&self, url: &str, what: &str, kind: &str, body: &[u8]) -> Result<Vec<u8>, SourceError> {
+        let request = self.signed(self.agent.post(url)).header("content-type", kind).header("accept", kind_of_answer(kind));
+        let mut response = self.answered(request.send(body), what)?;
+        response.body_mut().read_to_vec().map_err(|error| self.unreachable(&error))
+    }
+
+    /// Sends `body` to a place that the hub named, which is not told who we are.
+    pub(super) fn put_unsigned(
+        &self,
+        url: &str,
+        what: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<(), SourceError> {
+        let request = headers.iter().fold(self.agent.put(url), |request, (name, value)| request.header(*name, *value));
+        self.answered(request.send(body), what).map(drop)
+    }
+
+    fn signed<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
         // Compression would make `content-length` and ranges speak of other bytes.
         let request = request.header("accept-encoding", "identity");
         match &self.token {
@@ -176,8 +194,8 @@ impl Transfer {
             200..=399 => Ok(response),
             401 | 403 => {
                 let hint = match self.token {
-                    Some(_) => "check that the token in HF_TOKEN may read it",
-                    None => "set HF_TOKEN to a token that may read it",
+                    Some(_) => "check that the token in HF_TOKEN has the right to it",
+                    None => "set HF_TOKEN to a token that has the right to it",
                 };
                 Err(SourceError::Unauthorized { host, what, status, hint })
             }
@@ -189,6 +207,11 @@ impl Transfer {
     fn unreachable(&self, reason: &dyn std::fmt::Display) -> SourceError {
         SourceError::Unreachable { host: self.host.clone(), reason: reason.to_string() }
     }
+}
+
+/// Git LFS answers in its own type, everything else in JSON.
+fn kind_of_answer(kind: &str) -> &str {
+    if kind.contains("git-lfs") { kind } else { "application/json" }
 }
 
 /// Where a response's body goes.

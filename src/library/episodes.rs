@@ -1,6 +1,6 @@
 //! Episodes as one object: JSON lines under zstd.
 
-use crate::episode::Episode;
+use crate::{common::Digest, episode::Episode};
 use std::io::{BufRead, BufReader, Write};
 
 const LEVEL: i32 = 9;
@@ -13,6 +13,11 @@ pub(super) fn to_bytes(episodes: &[Episode]) -> Vec<u8> {
         encoder.write_all(b"\n").expect("memory does not fail");
     }
     encoder.finish().expect("memory does not fail")
+}
+
+/// Digest of the object that `episodes` are stored as; none without an episode, as nothing is then.
+pub fn episodes_digest(episodes: &[Episode]) -> Option<Digest> {
+    (!episodes.is_empty()).then(|| Digest::of(to_bytes(episodes)))
 }
 
 /// The episodes in order.

@@ -31,13 +31,21 @@ pub enum LibraryError {
         /// Why.
         source: rusqlite::Error,
     },
+    /// The index is damaged: everything in it can be made again.
+    #[error("the library's index {path} is damaged ({source}); `socius skills verify --rebuild` makes it again from the objects")]
+    DamagedIndex {
+        /// The index.
+        path: PathBuf,
+        /// How that shows.
+        source: rusqlite::Error,
+    },
     /// What is stored is not what was published: quarantine the generation, route elsewhere.
     #[error(
         "{what} at {path} is damaged ({why}); do not use generation {generation}: route to another, or publish it again"
     )]
     Damaged {
         /// Which of the generation's objects.
-        what: &'static str,
+        what: String,
         /// Where it lies.
         path: PathBuf,
         /// How that shows.
@@ -89,6 +97,30 @@ pub enum LibraryError {
     Candidate {
         /// What is wrong with it.
         what: String,
+    },
+    /// A name cannot move as asked.
+    #[error("{name} cannot be moved: {what}")]
+    Unmovable {
+        /// The skill.
+        name: String,
+        /// Why, and what would be right.
+        what: String,
+    },
+    /// A file is no archive of skills, or not a whole one.
+    #[error("{path} is no archive of skills that can be read: {what}")]
+    Archive {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The archive's history of a name is another one than the library's.
+    #[error("{name} is another skill here: its history and the archive's differ after move {common}; import it with --name")]
+    Diverged {
+        /// The skill.
+        name: String,
+        /// Number of moves that both have.
+        common: usize,
     },
     /// The adapter does not fit the base, or its file is malformed.
     #[error(transparent)]

@@ -44,6 +44,13 @@ impl RoutingFeatures {
         self.values.chunks_exact(self.hidden)
     }
 
+    /// The mean of the rows.
+    pub fn centroid(&self) -> Vec<f32> {
+        let mut sum = vec![0.0_f64; self.hidden];
+        self.rows().for_each(|row| sum.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value)));
+        sum.iter().map(|sum| (sum / self.rows().len() as f64) as f32).collect()
+    }
+
     fn check(&self) -> Result<(), String> {
         if self.values.is_empty() || self.hidden == 0 {
             return Err("routing features have no row".into());

@@ -4,7 +4,7 @@ use super::{BlobRef, LibraryError};
 use crate::common::{Digest, sync_dir};
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -17,16 +17,34 @@ const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
 pub(super) struct Objects {
     root: PathBuf,
     temporary: PathBuf,
+    quarantine: PathBuf,
+}
+
+/// Why an object's bytes cannot be had.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It is not there, or cannot be read.
+    Unreadable(String),
+    /// Its bytes are not what its name says.
+    Wrong(String),
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Unreadable(why) | Self::Wrong(why)) = self;
+        f.write_str(why)
+    }
 }
 
 impl Objects {
     /// Opens the store inside `library`, makes its folders and sweeps what long-dead writers left.
     pub(super) fn open(library: &Path) -> Result<Self, LibraryError> {
-        let objects = Self { root: library.join("objects"), temporary: library.join("tmp") };
+        let [root, temporary, quarantine] = ["objects", "tmp", "quarantine"].map(|name| library.join(name));
+        let objects = Self { root, temporary, quarantine };
         for folder in [&objects.root, &objects.temporary] {
             fs::create_dir_all(folder).map_err(LibraryError::io("create the folder", folder))?;
         }
-        objects.sweep();
+        objects.sweep(LEFTOVER_AGE);
         Ok(objects)
     }
 
@@ -67,35 +85,110 @@ impl Objects {
     /// The bytes named by `digest`.
     ///
     /// # Errors
-    /// In words, if the object is missing, unreadable or not what its name says.
-    pub(super) fn get(&self, digest: Digest) -> Result<Vec<u8>, String> {
-        let bytes = fs::read(self.path(digest)).map_err(|error| error.to_string())?;
+    /// If the object is missing, unreadable or not what its name says.
+    pub(super) fn get(&self, digest: Digest) -> Result<Vec<u8>, Fault> {
+        let bytes = fs::read(self.path(digest)).map_err(|error| self.unreadable(digest, &error))?;
         let found = Digest::of(&bytes);
-        if found != digest {
-            return Err(format!("its {} bytes have the digest {found}", bytes.len()));
+        match found == digest {
+            true => Ok(bytes),
+            false => Err(Fault::Wrong(format!("its {} bytes have the digest {found}", bytes.len()))),
         }
-        Ok(bytes)
     }
 
-    /// Best effort: what cannot be swept is swept another time.
-    fn sweep(&self) {
+    /// Whether the object is there and what its name says, without holding it in memory.
+    pub(super) fn check(&self, digest: Digest) -> Result<(), Fault> {
+        match Digest::of_file(&self.path(digest)) {
+            Ok(found) if found == digest => Ok(()),
+            Ok(found) => Err(Fault::Wrong(format!("its bytes have the digest {found}"))),
+            Err(error) => Err(self.unreadable(digest, &error)),
+        }
+    }
+
+    fn unreadable(&self, digest: Digest, error: &io::Error) -> Fault {
+        let set_aside = self.quarantine.join(digest.to_string());
+        Fault::Unreadable(match set_aside.exists() {
+            true => format!("its bytes were wrong and lie in {}", set_aside.display()),
+            false => error.to_string(),
+        })
+    }
+
+    /// Every object that has an object's name, with its size.
+    pub(super) fn all(&self) -> Result<Vec<BlobRef>, LibraryError> {
+        let mut found = Vec::new();
+        for folder in list(&self.root)? {
+            if !folder.is_dir() {
+                continue;
+            }
+            for file in list(&folder)? {
+                let [start, rest] = [&folder, &file].map(|path| path.file_name().unwrap_or_default().to_string_lossy());
+                // What another program left here is none of ours.
+                if let (Ok(digest), Ok(data)) = (format!("{start}{rest}").parse(), fs::metadata(&file)) {
+                    found.push(BlobRef { digest, bytes: data.len() });
+                }
+            }
+        }
+        found.sort_by_key(|blob| blob.digest);
+        Ok(found)
+    }
+
+    /// The first bytes of an object, unchecked: enough to tell what it may be.
+    pub(super) fn beginning(&self, digest: Digest) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let read = File::open(self.path(digest)).and_then(|file| file.take(64).read_to_end(&mut bytes));
+        if read.is_err() { Vec::new() } else { bytes }
+    }
+
+    /// Takes an object away; one that is not there is no error.
+    pub(super) fn remove(&self, digest: Digest) -> Result<(), LibraryError> {
+        let path = self.path(digest);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(LibraryError::io("remove", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts an object aside whose bytes are wrong, so that the right ones can take its place, and says where it lies.
+    pub(super) fn set_aside(&self, digest: Digest) -> Result<PathBuf, LibraryError> {
+        let to = self.quarantine.join(digest.to_string());
+        fs::create_dir_all(&self.quarantine).map_err(LibraryError::io("create the folder", &self.quarantine))?;
+        let path = self.path(digest);
+        fs::rename(&path, &to).map_err(LibraryError::io("put aside", &path))?;
+        Ok(to)
+    }
+
+    /// Removes what writers left that have not touched it for `age`. Best effort: what cannot be swept is swept another time.
+    pub(super) fn sweep(&self, age: Duration) {
         let Ok(entries) = fs::read_dir(&self.temporary) else { return };
         for entry in entries.flatten() {
-            let old = entry.metadata().and_then(|meta| meta.modified()).ok();
-            let age = old.and_then(|modified| SystemTime::now().duration_since(modified).ok());
-            if age.is_some_and(|age| age > LEFTOVER_AGE) {
+            let modified = entry.metadata().and_then(|meta| meta.modified()).ok();
+            let untouched = modified.and_then(|modified| SystemTime::now().duration_since(modified).ok());
+            if untouched.is_some_and(|untouched| untouched >= age) {
                 let _ = fs::remove_file(entry.path());
             }
         }
     }
 
+    /// The store's lock, alone: no publisher is between its objects and their generation. Freed when the file is dropped.
+    pub(super) fn collecting(&self) -> Result<File, LibraryError> {
+        self.lock(File::lock)
+    }
+
     /// A lock on the store, shared by publishers, so that a collector of unreferenced objects (which takes it alone) never meets
     /// objects whose generation is about to appear. Freed when the file is dropped, also by a crash.
     pub(super) fn publishing(&self) -> Result<File, LibraryError> {
+        self.lock(File::lock_shared)
+    }
+
+    fn lock(&self, take: fn(&File) -> io::Result<()>) -> Result<File, LibraryError> {
         let path = self.root.with_file_name("publishing.lock");
         let open = File::options().create(true).truncate(false).write(true).open(&path);
-        open.and_then(|file| file.lock_shared().map(|()| file)).map_err(LibraryError::io("lock", &path))
+        open.and_then(|file| take(&file).map(|()| file)).map_err(LibraryError::io("lock", &path))
     }
+}
+
+fn list(folder: &Path) -> Result<Vec<PathBuf>, LibraryError> {
+    let entries = fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    entries.map_err(LibraryError::io("list", folder))
 }
 
 #[cfg(test)]
@@ -128,12 +221,14 @@ mod tests {
         for damage in [&b"some bytez"[..], b"some", b""] {
             fs::remove_file(objects.path(digest)).unwrap();
             fs::write(objects.path(digest), damage).unwrap();
-            assert!(objects.get(digest).unwrap_err().contains("digest"));
+            assert!(matches!(objects.get(digest), Err(Fault::Wrong(_))) && objects.check(digest).is_err());
             objects.put(b"some bytes").unwrap();
             assert_eq!(objects.get(digest).unwrap(), b"some bytes");
         }
-        fs::remove_file(objects.path(digest)).unwrap();
-        assert!(objects.get(digest).is_err());
+        assert_eq!(objects.check(digest), Ok(()));
+        objects.set_aside(digest).unwrap();
+        assert!(objects.get(digest).unwrap_err().to_string().contains("quarantine"));
+        assert_eq!((objects.all().unwrap(), objects.remove(digest).is_ok()), (vec![], true));
     }
 
     #[test]

@@ -1,14 +1,14 @@
-//! Putting generations into the library and taking names out of it: the only writers of the index.
+//! Putting generations into the library.
 
 use super::{
-    BaseId, Blobs, FORMAT, Generation, Library, LibraryError, Manifest, Provenance, Removal, RoutingFeatures,
-    RoutingRef, SkillName, episodes, index::Row, store::no_skill,
+    BaseId, Blobs, Evidence, FORMAT, Finding, Generation, Library, LibraryError, Manifest, MoveKind, Provenance,
+    RoutingFeatures, RoutingRef, SkillName, Target, commit::Records, episodes, journal,
 };
 use crate::{
     episode::Episode,
     lora::{Base, LoraWeights, PeftFiles},
 };
-use serde::Serialize;
+use jiff::Timestamp;
 use socius_models::Spec;
 use std::sync::Arc;
 
@@ -62,47 +62,50 @@ impl Library {
         candidate.check()?;
         let _lock = self.objects.publishing()?;
         let blobs = self.put_blobs(candidate)?;
-        let id = self.index.write(|change| {
-            let name = &candidate.name;
-            if let Some(current) = change.current(name)?
-                && let Ok(published) = self.generation(current)
-                && published.manifest.blobs == blobs
-                && published.manifest.base.same(&candidate.base)
-            {
-                return Ok(current);
-            }
-            let last = change.last(name)?;
-            let manifest = Manifest {
-                socius_generation: FORMAT,
-                name: name.clone(),
-                number: last.map_or(1, |last| last.number + 1),
-                previous: last.map(|last| last.id),
-                description: candidate.description.clone(),
-                base: candidate.base.clone(),
-                rank: candidate.lora.config.rank,
-                blobs,
-                provenance: candidate.provenance.clone(),
-            };
-            let id = self.put_json(&manifest)?;
-            change.publish(name, Row { id, number: manifest.number })?;
-            Ok(id)
-        })?;
-        self.generation(id)
+        let Candidate { name, description, base, provenance, .. } = candidate;
+        let manifest = Manifest {
+            socius_generation: FORMAT,
+            name: name.clone(),
+            number: 0,
+            previous: None,
+            description: description.clone(),
+            base: base.clone(),
+            rank: candidate.lora.config.rank,
+            blobs,
+            provenance: provenance.clone(),
+        };
+        self.publish_manifest(manifest, candidate.routing.as_ref(), &[])
     }
 
-    /// Takes `name` away. Its objects stay until they are collected, so running requests are not disturbed.
-    ///
-    /// # Errors
-    /// If there is no such skill, or the library cannot be written.
-    pub fn remove(&self, name: &SkillName) -> Result<(), LibraryError> {
-        let _lock = self.objects.publishing()?;
-        self.index.write(|change| {
-            let Some(last) = change.last(name)?.filter(|_| matches!(change.current(name), Ok(Some(_)))) else {
-                return Err(no_skill(name));
-            };
-            self.put_json(&Removal { socius_removal: FORMAT, name: name.clone(), last: last.id })?;
-            change.remove(name)
-        })
+    /// Publishes `manifest`, whose objects are stored, under the next number of its name, with what is known of it.
+    pub(super) fn publish_manifest(
+        &self,
+        manifest: Manifest,
+        routing: Option<&RoutingFeatures>,
+        findings: &[(Finding, Timestamp)],
+    ) -> Result<Arc<Generation>, LibraryError> {
+        let id = self.commit(|change| {
+            let mut manifest = manifest;
+            let name = manifest.name.clone();
+            let mut records = Records::default();
+            if let Some(current) = change.current(&name)?
+                && let Ok(published) = self.generation(current)
+                && published.manifest.blobs == manifest.blobs
+                && published.manifest.base.same(&manifest.base)
+            {
+                return Ok((current, records));
+            }
+            let last = change.last(&name)?;
+            manifest.number = last.map_or(1, |last| last.number + 1);
+            manifest.previous = last.map(|last| last.id);
+            let id = self.objects.put(&journal::to_bytes(&manifest))?.digest;
+            let to = Some(Target { generation: id, number: manifest.number });
+            records.moves.push(self.next_move(change, &name, MoveKind::Publish, to)?);
+            records.evidence.extend(findings.iter().map(|(finding, at)| Evidence::new(id, finding.clone(), *at)));
+            records.described.push((Generation { id, manifest }, routing.map(RoutingFeatures::clone)));
+            Ok((id, records))
+        })?;
+        self.generation(id)
     }
 
     fn put_blobs(&self, candidate: &Candidate<'_>) -> Result<Blobs, LibraryError> {
@@ -121,19 +124,16 @@ impl Library {
             routing,
         })
     }
-
-    fn put_json(&self, record: &impl Serialize) -> Result<crate::common::Digest, LibraryError> {
-        let mut bytes = serde_json::to_vec_pretty(record).expect("a record is plain data");
-        bytes.push(b'\n');
-        Ok(self.objects.put(&bytes)?.digest)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::testing::Fixture;
     use super::*;
-    use crate::library::{GateDecision, SkillSummary};
+    use crate::{
+        common::Digest,
+        library::{GateDecision, SkillSummary},
+    };
     use std::{collections::BTreeSet, fs};
 
     #[test]
@@ -175,7 +175,7 @@ mod tests {
         lora.theta[5] = f32::INFINITY;
         let error = fixture.library.publish(&fixture.candidate("a", 1, &lora)).unwrap_err().to_string();
         assert!(error.contains("finite"), "{error}");
-        assert!(fixture.library.list().unwrap().generations.is_empty());
+        assert!(fixture.library.list().unwrap().skills.is_empty());
     }
 
     #[test]
@@ -186,7 +186,7 @@ mod tests {
         fixture.library.remove(&name).unwrap();
         assert!(matches!(fixture.library.remove(&name), Err(LibraryError::NotFound { .. })));
         assert!(matches!(fixture.library.history(&name), Err(LibraryError::NotFound { .. })));
-        assert!(fixture.library.list().unwrap().generations.is_empty());
+        assert!(fixture.library.list().unwrap().skills.is_empty());
         assert!(fixture.library.load_adapter(&first, &fixture.base, &fixture.spec).is_ok());
         let again = fixture.publish("a", 1);
         assert_eq!((again.manifest.number, again.manifest.previous), (2, Some(first.id)));
@@ -202,19 +202,23 @@ mod tests {
         let lora = fixture.lora(2);
         let candidate = fixture.candidate("a", 2, &lora);
         let blobs = fixture.library.put_blobs(&candidate).unwrap();
-        // Killed inside the transaction: the manifest is there, the row is rolled back.
+        // Killed inside the transaction: manifest and move are there, their rows are rolled back.
         let died = fixture.library.index.write(|change| {
             let manifest = Manifest { number: 2, blobs, ..before.manifest.clone() };
-            let id = fixture.library.put_json(&manifest)?;
-            change.publish(&candidate.name, Row { id, number: 2 })?;
+            let generation = fixture.library.objects.put(&journal::to_bytes(&manifest))?.digest;
+            let to = Some(Target { generation, number: 2 });
+            let entry = fixture.library.next_move(change, &candidate.name, MoveKind::Publish, to)?;
+            fixture.library.intend(&[Digest::of(journal::to_bytes(&entry))])?;
+            let digest = fixture.library.objects.put(&journal::to_bytes(&entry))?.digest;
+            change.apply(digest, &entry)?;
             Err::<(), _>(LibraryError::Candidate { what: "killed".into() })
         });
         assert!(died.is_err());
 
         let library = Library::open(fixture.library.root()).unwrap();
         let shown = library.list().unwrap();
-        assert_eq!(shown.generations.iter().map(|g| g.id).collect::<Vec<_>>(), [before.id]);
-        assert!(shown.damaged.is_empty());
+        assert_eq!(shown.skills.iter().map(|skill| skill.generation).collect::<Vec<_>>(), [before.id]);
+        assert!(shown.damaged.is_empty() && library.verify().unwrap().is_sound());
         let after = library.publish(&candidate).unwrap();
         assert_eq!((after.manifest.number, after.manifest.previous), (2, Some(before.id)));
         assert!(library.load_adapter(&after, &fixture.base, &fixture.spec).is_ok());

@@ -211,17 +211,6 @@ pub struct Manifest {
     pub provenance: Provenance,
 }
 
-/// The record that a name was taken away: an object too, so that an index made again does not bring the name back.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Removal {
-    /// [`FORMAT`] of the program that wrote it.
-    pub socius_removal: u32,
-    /// The skill.
-    pub name: SkillName,
-    /// Its last generation.
-    pub last: Digest,
-}
-
 /// A published generation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generation {
@@ -231,8 +220,8 @@ pub struct Generation {
     pub manifest: Manifest,
 }
 
-/// One row of `skills list`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// One row of `skills list`. The index keeps it, so that ten thousand are listed without opening a manifest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SkillSummary {
     /// The skill.
     pub name: SkillName,

@@ -1,16 +1,17 @@
 //! Opening the library and reading from it; every byte that leaves has been checked against its digest.
 
 use super::{
-    BaseId, BlobRef, FORMAT, Generation, LibraryError, Manifest, RoutingFeatures, SkillName, SkillRef, Which, episodes,
-    index::{Index, Row},
-    objects::Objects,
+    BaseId, BlobRef, Blobs, Evidence, FORMAT, Generation, LibraryError, Manifest, Move, RoutingFeatures, SkillName,
+    SkillRef, SkillSummary, Which, episodes,
+    index::{Index, Quarantined, Row},
+    journal::{self, RecordError},
+    objects::{Fault, Objects},
 };
 use crate::{
     common::Digest,
     episode::Episode,
     lora::{ActiveAdapter, Base, LoraConfig, LoraWeights, PeftFiles},
 };
-use serde::Deserialize;
 use socius_models::Spec;
 use std::{
     collections::HashMap,
@@ -25,40 +26,26 @@ pub struct Library {
     pub(super) objects: Objects,
     pub(super) index: Index,
     generations: Memo<Generation>,
-    features: Memo<RoutingFeatures>,
 }
 
-/// What could be read, and errors for what could not: one damaged skill must not hide the others.
+/// The current generation of every skill, and errors for those that could not be read: one damaged skill must not hide the others.
 #[derive(Debug, Default)]
-pub struct Listing {
-    /// The sound ones.
+pub struct Skills {
+    /// The sound ones, by name.
+    pub skills: Vec<SkillSummary>,
+    /// One error for each of the others.
+    pub damaged: Vec<LibraryError>,
+}
+
+/// What a name has been.
+#[derive(Debug, Default)]
+pub struct History {
+    /// Its sound generations, oldest first.
     pub generations: Vec<Arc<Generation>>,
     /// One error for each of the others.
     pub damaged: Vec<LibraryError>,
-}
-
-/// What the router sees.
-#[derive(Debug, Default)]
-pub struct Catalogue {
-    /// The current generation of every sound skill, by name.
-    pub entries: Vec<CatalogueEntry>,
-    /// One error for each of the others.
-    pub damaged: Vec<LibraryError>,
-}
-
-/// One skill as the router sees it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CatalogueEntry {
-    /// The skill.
-    pub name: SkillName,
-    /// Its current generation.
-    pub generation: Digest,
-    /// The base that it belongs to, and whose features it is routed by.
-    pub base: BaseId,
-    /// What it is for.
-    pub description: String,
-    /// What it is known by; none for skills that came without prompts, which can only be asked for by name.
-    pub features: Option<Arc<RoutingFeatures>>,
+    /// Where the name has moved, oldest first.
+    pub moves: Vec<Move>,
 }
 
 impl Library {
@@ -68,13 +55,15 @@ impl Library {
     /// If the folder cannot be written, or was written by a newer program.
     pub fn open(root: &Path) -> Result<Self, LibraryError> {
         fs::create_dir_all(root).map_err(LibraryError::io("create the folder", root))?;
-        Ok(Self {
+        let library = Self {
             root: root.to_owned(),
             objects: Objects::open(root)?,
             index: Index::open(&root.join("index.sqlite"))?,
             generations: Memo::default(),
-            features: Memo::default(),
-        })
+        };
+        library.upgrade()?;
+        library.recover()?;
+        Ok(library)
     }
 
     /// The folder.
@@ -82,20 +71,54 @@ impl Library {
         &self.root
     }
 
-    /// The current generation of every skill, by name.
+    /// The current generation of every skill, by name, as the index describes it: no manifest is opened.
     ///
     /// # Errors
-    /// If the index cannot be read; damaged skills are in the listing.
-    pub fn list(&self) -> Result<Listing, LibraryError> {
-        Ok(self.listing(self.index.skills()?.into_iter().map(|(_, id)| id)))
+    /// If the index cannot be read; damaged skills are listed apart.
+    pub fn list(&self) -> Result<Skills, LibraryError> {
+        let bad = self.quarantined()?;
+        let mut found = Skills::default();
+        for (_, id, summary) in self.index.skills()? {
+            let known = summary.as_deref().map(serde_json::from_str);
+            match (bad.get(&id), known) {
+                (None, Some(Ok(summary))) => found.skills.push(summary),
+                (Some(quarantined), _) => found.damaged.push(self.is_quarantined(quarantined)),
+                (None, _) => found.damaged.push(self.undescribed(id)),
+            }
+        }
+        Ok(found)
     }
 
-    /// Every generation of `name`, oldest first.
+    /// Every generation of `name`, oldest first, and where the name has moved.
     ///
     /// # Errors
-    /// If there is no such skill, or the index cannot be read; damaged generations are in the listing.
-    pub fn history(&self, name: &SkillName) -> Result<Listing, LibraryError> {
-        Ok(self.listing(self.rows(name)?.into_iter().map(|row| row.id)))
+    /// If there is no such skill, or the index cannot be read; damaged generations are listed apart.
+    pub fn history(&self, name: &SkillName) -> Result<History, LibraryError> {
+        let mut history = History::default();
+        for row in self.rows(name)? {
+            match self.generation(row.id) {
+                Ok(generation) => history.generations.push(generation),
+                Err(error) => history.damaged.push(error),
+            }
+        }
+        history.moves = self.journal(name)?;
+        Ok(history)
+    }
+
+    /// Where `name` has moved, oldest first, also if it was taken away.
+    ///
+    /// # Errors
+    /// If the index cannot be read.
+    pub fn journal(&self, name: &SkillName) -> Result<Vec<Move>, LibraryError> {
+        Ok(self.index.moves(name)?.into_iter().map(|(_, entry)| entry).collect())
+    }
+
+    /// What was found out about a generation after it was published, oldest first.
+    ///
+    /// # Errors
+    /// If the index cannot be read.
+    pub fn evidence(&self, id: Digest) -> Result<Vec<Evidence>, LibraryError> {
+        Ok(self.index.evidence(id)?.into_iter().map(|(_, evidence)| evidence).collect())
     }
 
     /// The generation that `skill` names.
@@ -136,22 +159,25 @@ impl Library {
     pub fn generation(&self, id: Digest) -> Result<Arc<Generation>, LibraryError> {
         self.generations.get_or_read(id, || {
             let bytes = self.read("the manifest", id, id)?;
-            let manifest = parse_manifest(&bytes).map_err(|error| match error {
-                ManifestError::Newer(found) => {
+            let manifest: Manifest = journal::parse(&bytes).map_err(|error| match error {
+                RecordError::Newer(found) => {
                     LibraryError::Newer { what: format!("generation {id}"), found, supported: FORMAT }
                 }
-                ManifestError::Malformed(why) => self.damaged("the manifest", id, why, id),
+                RecordError::Malformed(why) => self.damaged("the manifest", id, why, id),
             })?;
             Ok(Generation { id, manifest })
         })
     }
 
-    /// Every name with the id of its current generation, by name, without reading any.
+    /// Every name with the id of its current generation, by name, without reading any; those with an object that is known to be damaged
+    /// are left out.
     ///
     /// # Errors
     /// If the index cannot be read.
     pub fn heads(&self) -> Result<Vec<(SkillName, Digest)>, LibraryError> {
-        self.index.skills()
+        let bad = self.quarantined()?;
+        let heads = self.index.skills()?.into_iter().map(|(name, id, _)| (name, id));
+        Ok(heads.filter(|(_, id)| !bad.contains_key(id)).collect())
     }
 
     /// What the router is to know `generation` by; none for skills that came without prompts. It is read anew each time: of
@@ -160,32 +186,7 @@ impl Library {
     /// # Errors
     /// If the object is damaged.
     pub fn routing_features(&self, generation: &Generation) -> Result<Option<RoutingFeatures>, LibraryError> {
-        let Some(routing) = generation.manifest.blobs.routing else { return Ok(None) };
-        let bytes = self.read("the routing features", routing.blob.digest, generation.id)?;
-        let read = RoutingFeatures::from_bytes(&bytes, routing.layer);
-        read.map(Some).map_err(|why| self.damaged("the routing features", routing.blob.digest, why, generation.id))
-    }
-
-    /// What the router chooses from.
-    ///
-    /// # Errors
-    /// If the index cannot be read; damaged skills are listed apart.
-    pub fn catalogue(&self) -> Result<Catalogue, LibraryError> {
-        let Listing { generations, mut damaged } = self.list()?;
-        let mut entries = Vec::with_capacity(generations.len());
-        for generation in generations {
-            match self.features(&generation) {
-                Ok(features) => entries.push(CatalogueEntry {
-                    name: generation.manifest.name.clone(),
-                    generation: generation.id,
-                    base: generation.manifest.base.clone(),
-                    description: generation.manifest.description.clone(),
-                    features,
-                }),
-                Err(error) => damaged.push(error),
-            }
-        }
-        Ok(Catalogue { entries, damaged })
+        self.features(generation.id, &generation.manifest.blobs)
     }
 
     /// The adapter of `generation` for use on `base`.
@@ -248,26 +249,12 @@ impl Library {
         episodes::from_bytes(&bytes).map_err(|why| self.damaged("the episodes", blob.digest, why, generation.id))
     }
 
-    fn features(&self, generation: &Generation) -> Result<Option<Arc<RoutingFeatures>>, LibraryError> {
-        let Some(routing) = generation.manifest.blobs.routing else { return Ok(None) };
-        let digest = routing.blob.digest;
-        let read = || {
-            let bytes = self.read("the routing features", digest, generation.id)?;
-            RoutingFeatures::from_bytes(&bytes, routing.layer)
-                .map_err(|why| self.damaged("the routing features", digest, why, generation.id))
-        };
-        self.features.get_or_read(digest, read).map(Some)
-    }
-
-    fn listing(&self, ids: impl Iterator<Item = Digest>) -> Listing {
-        let mut listing = Listing::default();
-        for id in ids {
-            match self.generation(id) {
-                Ok(generation) => listing.generations.push(generation),
-                Err(error) => listing.damaged.push(error),
-            }
-        }
-        listing
+    /// As [`Library::routing_features`], of a generation whose manifest need not be read for it.
+    pub(super) fn features(&self, id: Digest, blobs: &Blobs) -> Result<Option<RoutingFeatures>, LibraryError> {
+        let Some(routing) = blobs.routing else { return Ok(None) };
+        let bytes = self.read("the routing features", routing.blob.digest, id)?;
+        let read = RoutingFeatures::from_bytes(&bytes, routing.layer);
+        read.map(Some).map_err(|why| self.damaged("the routing features", routing.blob.digest, why, id))
     }
 
     fn rows(&self, name: &SkillName) -> Result<Vec<Row>, LibraryError> {
@@ -275,12 +262,39 @@ impl Library {
         if rows.is_empty() { Err(no_skill(name)) } else { Ok(rows) }
     }
 
-    fn read(&self, what: &'static str, digest: Digest, generation: Digest) -> Result<Vec<u8>, LibraryError> {
-        self.objects.get(digest).map_err(|why| self.damaged(what, digest, why, generation))
+    /// The bytes of an object. One whose bytes are wrong is put aside and remembered, so that the next choice is made without it.
+    fn read(&self, what: &str, digest: Digest, generation: Digest) -> Result<Vec<u8>, LibraryError> {
+        self.objects.get(digest).map_err(|fault| {
+            if let Fault::Wrong(why) = &fault {
+                let found =
+                    Quarantined { object: digest, id: generation, what: what.to_owned(), why: why.clone() };
+                // A library that cannot be written has shown the damage at least.
+                self.index.try_write(|change| {
+                    change.quarantine(&found)?;
+                    self.objects.set_aside(digest).map(drop)
+                });
+            }
+            self.damaged(what, digest, fault.to_string(), generation)
+        })
     }
 
-    fn damaged(&self, what: &'static str, digest: Digest, why: String, generation: Digest) -> LibraryError {
-        LibraryError::Damaged { what, path: self.objects.path(digest), why, generation }
+    fn damaged(&self, what: &str, digest: Digest, why: String, generation: Digest) -> LibraryError {
+        LibraryError::Damaged { what: what.to_owned(), path: self.objects.path(digest), why, generation }
+    }
+
+    fn is_quarantined(&self, found: &Quarantined) -> LibraryError {
+        self.damaged(&found.what, found.object, found.why.clone(), found.id)
+    }
+
+    /// Why the index does not describe a generation that a name stands for.
+    fn undescribed(&self, id: Digest) -> LibraryError {
+        let why = || "the index does not describe it".to_owned();
+        self.generation(id).err().unwrap_or_else(|| self.damaged("the index's row", id, why(), id))
+    }
+
+    /// By generation, an object of it that is damaged.
+    fn quarantined(&self) -> Result<HashMap<Digest, Quarantined>, LibraryError> {
+        Ok(self.index.quarantine()?.into_iter().map(|found| (found.id, found)).collect())
     }
 }
 
@@ -290,26 +304,6 @@ pub(super) fn no_skill(name: &SkillName) -> LibraryError {
 
 fn spelled(base: &BaseId) -> String {
     format!("{} (weights {}, tokenizer {})", base.name, base.digest.short(), base.tokenizer.short())
-}
-
-#[derive(Debug)]
-enum ManifestError {
-    Newer(u32),
-    Malformed(String),
-}
-
-/// A manifest of this format or an older one. Fields that are not known are passed over.
-fn parse_manifest(bytes: &[u8]) -> Result<Manifest, ManifestError> {
-    #[derive(Deserialize)]
-    struct Format {
-        socius_generation: u32,
-    }
-    let malformed = |error: serde_json::Error| ManifestError::Malformed(error.to_string());
-    let Format { socius_generation } = serde_json::from_slice(bytes).map_err(malformed)?;
-    if socius_generation > FORMAT {
-        return Err(ManifestError::Newer(socius_generation));
-    }
-    serde_json::from_slice(bytes).map_err(malformed)
 }
 
 /// Immutable things that have been read and checked once.

@@ -21,6 +21,7 @@ pub use merge::{Merge, MergeSettings, Merged, Part, merge};
 pub use names::projection_named;
 pub use peft::{PeftFiles, WEIGHTS_FILE as PEFT_WEIGHTS_FILE};
 
+use crate::common::Digest;
 use socius_models::{Layout, Spec};
 
 /// The base that an adapter belongs to, as outside formats can tell.
@@ -66,5 +67,10 @@ impl LoraWeights {
         let layout = config.layout(spec)?;
         assert_eq!(layout.len(), theta.len(), "θ belongs to another layout");
         Ok(Self { config, layout, theta })
+    }
+
+    /// Of the tensors as they are stored: PEFT's `adapter_model.safetensors`.
+    pub fn digest(&self) -> Digest {
+        Digest::of(peft::tensors(self))
     }
 }

@@ -24,10 +24,15 @@ pub struct PeftFiles {
     pub weights: Vec<u8>,
 }
 
+/// `adapter_model.safetensors` of `lora`.
+pub(super) fn tensors(lora: &LoraWeights) -> Vec<u8> {
+    weights::write(&lora.layout, &lora.theta)
+}
+
 impl PeftFiles {
     /// `lora` in f32, as an adapter of `base`. The same adapter gives the same bytes.
     pub fn new(lora: &LoraWeights, base: Base<'_>) -> Self {
-        Self { config: config::write(&lora.config, base), weights: weights::write(&lora.layout, &lora.theta) }
+        Self { config: config::write(&lora.config, base), weights: tensors(lora) }
     }
 
     /// Checks both files against `base` and reads them; f32, f16 and bf16 tensors become f32.

@@ -1,0 +1,67 @@
+//! Whether the library is sound, and what of it nobody needs. Never judges what a skill is worth.
+
+use crate::{
+    cli::{Terminal, text},
+    common::{Home, Report},
+    library::{Damage, Library, Verification},
+};
+use serde_json::{Value, json};
+
+pub(super) fn verify(home: &Home, rebuild: bool, terminal: &mut Terminal) -> anyhow::Result<Value> {
+    let root = home.library();
+    let library = if rebuild { Library::rebuild(&root)? } else { Library::open(&root)? };
+    let found = library.verify()?;
+    let Verification { checked, bytes, ref damaged, ref mended, ref index } = found;
+    if rebuild {
+        terminal.line("the index is made again from the objects")?;
+    }
+    for damage in damaged {
+        terminal.line(describe(damage))?;
+    }
+    terminal.lines(index.iter().map(|problem| format!("index: {problem}")))?;
+    if !mended.is_empty() {
+        terminal.line(format!("{} records were written again from the index", mended.len()))?;
+    }
+    terminal.line(format!(
+        "{checked} objects, {}: {} damaged, {} differences between index and objects",
+        text::bytes(bytes),
+        damaged.len(),
+        index.len()
+    ))?;
+    if !found.is_sound() && !index.is_empty() {
+        terminal.note("`socius skills verify --rebuild` makes the index again");
+    }
+    let sound = found.is_sound();
+    let value = json!({
+        "checked": checked, "bytes": bytes, "damaged": damaged, "mended": mended, "index": index, "sound": sound,
+    });
+    if !sound {
+        // The findings are the result; the exit code says that there are some.
+        terminal.finish(&value)?;
+        anyhow::bail!("{} damaged objects, {} differences in the index", damaged.len(), index.len());
+    }
+    Ok(value)
+}
+
+fn describe(damage: &Damage) -> String {
+    let mut line = format!("damaged: {} {} ({})", damage.what, damage.path.display(), damage.why);
+    if !damage.generations.is_empty() {
+        line += &format!("; do not use {}", damage.generations.join(", "));
+    }
+    if !damage.born_from_them.is_empty() {
+        line += &format!("; born from them: {}", damage.born_from_them.join(", "));
+    }
+    if let Some(path) = &damage.quarantined {
+        line += &format!("; put aside as {}", path.display());
+    }
+    line
+}
+
+pub(super) fn collect(library: &Library, dry_run: bool, terminal: &mut Terminal) -> anyhow::Result<Value> {
+    let found = library.collect(dry_run)?;
+    let verb = if dry_run { "would be removed" } else { "removed" };
+    terminal.line(format!("{} objects, {}, {verb}; {} stay", found.objects, text::bytes(found.bytes), found.kept))?;
+    let mut value = json!(found);
+    value["dry_run"] = json!(dry_run);
+    Ok(value)
+}

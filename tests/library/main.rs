@@ -1,0 +1,84 @@
+//! The library as a whole: processes that are killed, disks that are full or read-only, and everything by the command line.
+
+mod crash;
+
+use socius::library::Library;
+use socius_models::Spec;
+use std::{fs, path::PathBuf, process::Command};
+
+/// Where a writer finds the library, when this program was started as one.
+const ROOT: &str = "SOCIUS_CRASH_ROOT";
+const SEED: &str = "SOCIUS_CRASH_SEED";
+
+/// This program once more, as one of its own tests.
+fn again(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]);
+    command
+}
+
+/// A writer, where this program was started as one; nothing otherwise.
+#[test]
+fn a_writer_works_until_it_is_killed() {
+    if let (Some(root), Ok(seed)) = (std::env::var_os(ROOT), std::env::var(SEED)) {
+        crash::work(&PathBuf::from(root), seed.parse().unwrap());
+    }
+    assert!(std::env::var_os(SEED).is_none(), "a writer has both");
+}
+
+#[test]
+fn kills_at_random_instants_lose_nothing_and_leave_nothing_half_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("library");
+    let writer = |seed: u64| {
+        let mut command = again("a_writer_works_until_it_is_killed");
+        command.env(ROOT, &root).env(SEED, seed.to_string());
+        command
+    };
+    let tally = crash::run(&root, 21, 1, &writer);
+    assert!(tally.kills >= 21 && tally.done >= tally.kills, "{tally:?}");
+    assert_eq!((tally.lost, tally.half_visible, tally.disagreements), (0, 0, 0), "{tally:?}");
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_what_was_published_stays_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("library");
+    let library = Library::open(&root).unwrap();
+    let spec = Spec::tiny();
+    let lora = crash::adapter(1, &spec);
+    let first = library.publish(&crash::candidate("a", 1, &lora, &spec)).unwrap();
+    // No file of a child may grow beyond 1 kB, as none can on a full disk.
+    let test = "a_writer_works_until_it_is_killed";
+    let exe = std::env::current_exe().unwrap();
+    let script = format!("trap '' XFSZ; ulimit -f 1; exec '{}' --exact {test} --nocapture", exe.display());
+    let output = Command::new("sh").args(["-c", &script]).env(ROOT, &root).env(SEED, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("failed ") || !output.status.success(), "{said}");
+    assert!(said.lines().all(|line| !line.contains("published ")), "{said}");
+    let reopened = Library::open(&root).unwrap();
+    assert!(reopened.verify().unwrap().is_sound());
+    assert_eq!(reopened.heads().unwrap().iter().map(|(_, id)| *id).collect::<Vec<_>>(), [first.id]);
+    let lora = crash::adapter(2, &spec);
+    assert_eq!(reopened.publish(&crash::candidate("a", 2, &lora, &spec)).unwrap().manifest.number, 2);
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named_and_what_was_published_stays_readable() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("library");
+    let library = Library::open(&root).unwrap();
+    let spec = Spec::tiny();
+    let lora = crash::adapter(1, &spec);
+    let first = library.publish(&crash::candidate("a", 1, &lora, &spec)).unwrap();
+    // A file where a folder belongs stops whoever writes, whatever their rights.
+    fs::remove_dir_all(root.join("tmp")).unwrap();
+    fs::write(root.join("tmp"), "").unwrap();
+    let lora = crash::adapter(2, &spec);
+    let error = library.publish(&crash::candidate("a", 2, &lora, &spec)).unwrap_err().to_string();
+    assert!(error.contains("cannot write") && error.contains("objects"), "{error}");
+    assert!(library.load_adapter(&first, &crash::base(), &spec).is_ok());
+    assert_eq!(library.heads().unwrap().len(), 1);
+    fs::remove_file(root.join("tmp")).unwrap();
+    assert_eq!(Library::open(&root).unwrap().publish(&crash::candidate("a", 2, &lora, &spec)).unwrap().manifest.number, 2);
+}
