@@ -104,7 +104,7 @@ fn a_candidate_that_proves_nothing_is_refused_and_leaves_no_skill() {
     let home = Home::at(folder.path());
     let learned = live("reverse", recipe(Method::Sft, 1, 0.05), &home, &mut Silent).unwrap();
     assert!(!learned.decision.admitted && learned.generation.is_none(), "{}", learned.decision.reason);
-    assert!(Library::open(&home.library()).unwrap().list().unwrap().generations.is_empty());
+    assert!(Library::open(&home.library()).unwrap().list().unwrap().skills.is_empty());
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::common::{Digest, sync_dir};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
@@ -57,6 +57,9 @@ pub struct ArchiveImport {
     /// Skills that were here already.
     pub unchanged: Vec<SkillName>,
 }
+
+/// Records of an archive, by digest: they are stored when all of them have been found right.
+type Unpacked = BTreeMap<Digest, Vec<u8>>;
 
 /// A skill of an archive whose records have been read and checked.
 struct Incoming {
@@ -216,7 +219,7 @@ impl Library {
         Ok(moves)
     }
 
-    /// Stores the objects of an archive and checks that its skills are whole.
+    /// Checks that the skills of an archive are whole, and stores all but their moves and evidence.
     fn read_archive(&self, path: &Path) -> Result<Vec<Incoming>, LibraryError> {
         let file = File::open(path).map_err(LibraryError::io("read", path))?;
         let mut zip = open_zip(BufReader::new(file)).map_err(|what| archive(path, what))?;
@@ -226,21 +229,29 @@ impl Library {
             }
             RecordError::Malformed(what) => archive(path, what),
         })?;
+        let mut records = Unpacked::new();
         for at in 0..zip.len() {
             let Some((digest, bytes)) = read_object(&mut zip, at).map_err(|what| archive(path, what))? else { continue };
             if Digest::of(&bytes) != digest {
                 return Err(archive(path, format!("object {digest} is damaged")));
             }
-            self.objects.put(&bytes)?;
+            match is_record(&bytes) {
+                true => drop(records.insert(digest, bytes)),
+                false => drop(self.objects.put(&bytes)?),
+            }
         }
-        contents.skills.into_iter().map(|listed| self.read_skill(listed).map_err(|what| archive(path, what))).collect()
+        let skills = contents.skills.into_iter().map(|listed| self.read_skill(listed, &records));
+        let skills = skills.collect::<Result<Vec<_>, String>>().map_err(|what| archive(path, what))?;
+        let manifests = records.values().filter(|bytes| journal::parse::<Manifest>(bytes).is_ok());
+        manifests.map(Vec::as_slice).try_for_each(|bytes| self.objects.put(bytes).map(drop))?;
+        Ok(skills)
     }
 
-    fn read_skill(&self, listed: Listed) -> Result<Incoming, String> {
+    fn read_skill(&self, listed: Listed, records: &Unpacked) -> Result<Incoming, String> {
         let Listed { name, moves, generations } = listed;
         let mut journal: Vec<(Digest, Move)> = Vec::with_capacity(moves.len());
         for digest in moves {
-            let entry: Move = self.record(digest)?;
+            let entry: Move = self.record(digest, records)?;
             let last = journal.last();
             let follows = entry.sequence == last.map_or(1, |(_, last)| last.sequence.saturating_add(1))
                 && entry.previous == last.map(|(digest, _)| *digest)
@@ -252,12 +263,12 @@ impl Library {
         }
         check_targets(&name, &journal, &generations)?;
         let own = |listed: ListedGeneration| {
-            let generation = self.whole(listed.id)?;
+            let generation = self.whole(listed.id, records)?;
             if generation.manifest.name != name {
                 return Err(format!("generation {} is not one of {name}", listed.id));
             }
             let evidence = listed.evidence.into_iter().map(|digest| {
-                let found: Evidence = self.record(digest)?;
+                let found: Evidence = self.record(digest, records)?;
                 let belongs = found.generation == listed.id;
                 if belongs { Ok(found) } else { Err(format!("evidence {digest} is about another generation")) }
             });
@@ -268,8 +279,8 @@ impl Library {
     }
 
     /// A generation whose objects and ancestors are all stored.
-    fn whole(&self, id: Digest) -> Result<Generation, String> {
-        let generation = Generation { id, manifest: self.record(id)? };
+    fn whole(&self, id: Digest, records: &Unpacked) -> Result<Generation, String> {
+        let generation = Generation { id, manifest: self.record(id, records)? };
         let mut open = vec![(id, generation.manifest.clone())];
         let mut seen = BTreeSet::from([id]);
         while let Some((id, manifest)) = open.pop() {
@@ -278,20 +289,27 @@ impl Library {
             }
             for parent in manifest.provenance.parents {
                 if seen.insert(parent) {
-                    open.push((parent, self.record(parent)?));
+                    open.push((parent, self.record(parent, records)?));
                 }
             }
         }
         Ok(generation)
     }
 
-    fn record<T: serde::de::DeserializeOwned>(&self, digest: Digest) -> Result<T, String> {
-        let bytes = self.objects.get(digest).map_err(|fault| format!("{digest} is not in it: {fault}"))?;
+    /// A record of the archive, or one that is here.
+    fn record<T: DeserializeOwned>(&self, digest: Digest, records: &Unpacked) -> Result<T, String> {
+        let missing = |fault| format!("{digest} is not in it: {fault}");
+        let bytes = records.get(&digest).cloned().map_or_else(|| self.objects.get(digest).map_err(missing), Ok)?;
         journal::parse(&bytes).map_err(|error| match error {
             RecordError::Newer(found) => format!("{digest} is of format {found}: use a newer socius"),
             RecordError::Malformed(why) => format!("{digest} is no such record: {why}"),
         })
     }
+}
+
+/// Whether these are the bytes of a manifest, a move or evidence, as far as their beginning tells.
+fn is_record(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"{") && String::from_utf8_lossy(&bytes[..bytes.len().min(64)]).contains("\"socius_")
 }
 
 /// The generations that a journal leaves its name must be those that the archive lists, and no number may be given twice.

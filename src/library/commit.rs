@@ -1,8 +1,9 @@
 //! The one way in which names move and evidence is added: records become durable objects, then one index transaction makes them
 //! visible together. Knows nothing of what they say.
 //!
-//! Before a record is stored, the file `moving` names it. Whoever next holds the index's write lock, or opens the library, removes the
-//! named records that the index does not have: a kill between objects and commit leaves nothing that a rebuilt index would believe.
+//! Before a record is stored, the file `moving` names it; after the commit it is emptied, and its lock is held meanwhile. Whoever next
+//! takes the lock, or opens the library, removes the named records that the index does not have: a kill between objects and commit
+//! leaves nothing that a rebuilt index would believe.
 
 use super::{
     Evidence, FORMAT, Generation, Library, LibraryError, Move, MoveKind, RoutingFeatures, SkillName, Target,
@@ -14,7 +15,8 @@ use crate::common::{Digest, sync_dir};
 use jiff::Timestamp;
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io::{self, Seek, SeekFrom, Write},
+    path::PathBuf,
 };
 
 /// What becomes visible together.
@@ -117,40 +119,60 @@ impl Library {
         plan: impl FnOnce(&Change<'_>) -> Result<(T, Records), LibraryError>,
     ) -> Result<T, LibraryError> {
         let _lock = self.objects.publishing()?;
-        self.index.write(|change| {
+        let moving = self.moving()?;
+        let value = self.index.write(|change| {
             self.undo(change)?;
             let (value, records) = plan(change)?;
             let moves: Vec<Vec<u8>> = records.moves.iter().map(journal::to_bytes).collect();
             let evidence: Vec<Vec<u8>> = records.evidence.iter().map(journal::to_bytes).collect();
             let digests: Vec<Digest> = moves.iter().chain(&evidence).map(Digest::of).collect();
-            if !digests.is_empty() {
-                self.intend(&digests)?;
-            }
+            self.intend(&moving, &digests)?;
             moves.iter().chain(&evidence).try_for_each(|bytes| self.objects.put(bytes).map(drop))?;
             let (of_moves, of_evidence) = digests.split_at(moves.len());
             records.moves.iter().zip(of_moves).try_for_each(|(entry, &digest)| change.apply(digest, entry))?;
             records.evidence.iter().zip(of_evidence).try_for_each(|(found, &digest)| change.attach(digest, found))?;
             records.described.iter().try_for_each(|(generation, routing)| describe(change, generation, routing))?;
             Ok(value)
-        })
+        })?;
+        // What is committed needs no undoing; a name that stays here by a kill is found in the index.
+        let _ = moving.set_len(0);
+        Ok(value)
+    }
+
+    /// The file that names records which are being stored, and its lock.
+    pub(super) fn moving(&self) -> Result<File, LibraryError> {
+        let path = self.moving_path();
+        let open = || {
+            let is_new = !path.exists();
+            let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+            file.lock()?;
+            if is_new { sync_dir(self.root()).map(|()| file) } else { Ok(file) }
+        };
+        open().map_err(LibraryError::io("lock", &path))
+    }
+
+    fn moving_path(&self) -> PathBuf {
+        self.root().join("moving")
     }
 
     /// Says durably which records are about to be stored.
-    pub(super) fn intend(&self, records: &[Digest]) -> Result<(), LibraryError> {
-        let path = self.root().join("moving");
-        let write = || {
-            let is_new = !path.exists();
-            let mut file = File::create(&path)?;
-            file.write_all(records.iter().map(|digest| format!("{digest}\n")).collect::<String>().as_bytes())?;
-            file.sync_all()?;
-            if is_new { sync_dir(self.root()) } else { Ok(()) }
+    pub(super) fn intend(&self, mut moving: &File, records: &[Digest]) -> Result<(), LibraryError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let lines: String = records.iter().map(|digest| format!("{digest}\n")).collect();
+        let mut write = || {
+            moving.set_len(0)?;
+            moving.seek(SeekFrom::Start(0))?;
+            moving.write_all(lines.as_bytes())?;
+            moving.sync_all()
         };
-        write().map_err(LibraryError::io("write", &path))
+        write().map_err(LibraryError::io("write", &self.moving_path()))
     }
 
     /// The records that the last writer was about to store. A line that a kill cut off names nothing: nothing was stored yet.
     fn intended(&self) -> Result<Vec<Digest>, LibraryError> {
-        let path = self.root().join("moving");
+        let path = self.moving_path();
         match fs::read_to_string(&path) {
             Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -159,7 +181,7 @@ impl Library {
     }
 
     /// Takes away what a writer left that died before its commit.
-    fn undo(&self, change: &Change<'_>) -> Result<(), LibraryError> {
+    pub(super) fn undo(&self, change: &Change<'_>) -> Result<(), LibraryError> {
         for record in self.intended()? {
             if !change.has(record)? {
                 self.objects.remove(record)?;
@@ -171,10 +193,12 @@ impl Library {
     /// As [`Library::undo`], for whoever opens the library. A writer that is at it is waited for; where nothing can be written, nothing is
     /// taken away.
     pub(super) fn recover(&self) -> Result<(), LibraryError> {
-        for record in self.intended()? {
-            if !self.index.has(record)? && self.objects.path(record).exists() {
-                let _ = self.index.write(|change| self.undo(change));
-            }
+        if self.intended()?.is_empty() {
+            return Ok(());
+        }
+        if let Ok(moving) = self.moving() {
+            self.index.write(|change| self.undo(change))?;
+            let _ = moving.set_len(0);
         }
         Ok(())
     }

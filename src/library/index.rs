@@ -170,11 +170,6 @@ impl Index {
         self.rows("SELECT DISTINCT name FROM moves ORDER BY name", [], |row| parsed(row, 0))
     }
 
-    /// Whether the index has this move or piece of evidence.
-    pub(super) fn has(&self, record: Digest) -> Result<bool, LibraryError> {
-        self.read(|connection| has(connection, record))
-    }
-
     /// The bytes of a move or a piece of evidence, as its object has them.
     pub(super) fn record(&self, digest: Digest) -> Result<Option<Vec<u8>>, LibraryError> {
         let sql = "SELECT record, 1 FROM moves WHERE digest = ?1 UNION SELECT record, 0 FROM evidence WHERE digest = ?1";
@@ -280,8 +275,10 @@ impl Change<'_> {
         })
     }
 
+    /// Whether the index has this move or piece of evidence.
     pub(super) fn has(&self, record: Digest) -> Result<bool, LibraryError> {
-        self.run(|transaction| has(transaction, record))
+        let sql = "SELECT EXISTS (SELECT 1 FROM moves WHERE digest = ?1 UNION SELECT 1 FROM evidence WHERE digest = ?1)";
+        self.run(|transaction| transaction.query_row(sql, [record.to_string()], |row| row.get(0)))
     }
 
     /// Puts a move into its journal and does what it says.
@@ -421,11 +418,6 @@ fn history(connection: &Connection, name: &SkillName) -> rusqlite::Result<Vec<Ro
 fn moves(connection: &Connection, name: &SkillName) -> rusqlite::Result<Vec<(Digest, Move)>> {
     let mut statement = connection.prepare("SELECT digest, record FROM moves WHERE name = ?1 ORDER BY sequence")?;
     statement.query_map([name.as_str()], |row| Ok((parsed(row, 0)?, json(row, 1)?)))?.collect()
-}
-
-fn has(connection: &Connection, record: Digest) -> rusqlite::Result<bool> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM moves WHERE digest = ?1 UNION SELECT 1 FROM evidence WHERE digest = ?1)";
-    connection.query_row(sql, [record.to_string()], |row| row.get(0))
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {

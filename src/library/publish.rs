@@ -93,6 +93,8 @@ impl Library {
                 && published.manifest.blobs == manifest.blobs
                 && published.manifest.base.same(&manifest.base)
             {
+                // Its objects are whole again, if they were not.
+                records.described.push(((*published).clone(), routing.cloned()));
                 return Ok((current, records));
             }
             let last = change.last(&name)?;
@@ -102,7 +104,7 @@ impl Library {
             let to = Some(Target { generation: id, number: manifest.number });
             records.moves.push(self.next_move(change, &name, MoveKind::Publish, to)?);
             records.evidence.extend(findings.iter().map(|(finding, at)| Evidence::new(id, finding.clone(), *at)));
-            records.described.push((Generation { id, manifest }, routing.map(RoutingFeatures::clone)));
+            records.described.push((Generation { id, manifest }, routing.cloned()));
             Ok((id, records))
         })?;
         self.generation(id)
@@ -208,7 +210,8 @@ mod tests {
             let generation = fixture.library.objects.put(&journal::to_bytes(&manifest))?.digest;
             let to = Some(Target { generation, number: 2 });
             let entry = fixture.library.next_move(change, &candidate.name, MoveKind::Publish, to)?;
-            fixture.library.intend(&[Digest::of(journal::to_bytes(&entry))])?;
+            let moving = fixture.library.moving()?;
+            fixture.library.intend(&moving, &[Digest::of(journal::to_bytes(&entry))])?;
             let digest = fixture.library.objects.put(&journal::to_bytes(&entry))?.digest;
             change.apply(digest, &entry)?;
             Err::<(), _>(LibraryError::Candidate { what: "killed".into() })

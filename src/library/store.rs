@@ -55,15 +55,20 @@ impl Library {
     /// If the folder cannot be written, or was written by a newer program.
     pub fn open(root: &Path) -> Result<Self, LibraryError> {
         fs::create_dir_all(root).map_err(LibraryError::io("create the folder", root))?;
-        let library = Self {
+        let library = Self::open_as_it_is(root)?;
+        library.upgrade()?;
+        library.recover()?;
+        Ok(library)
+    }
+
+    /// Opens the library at `root` without looking at what writers left.
+    pub(super) fn open_as_it_is(root: &Path) -> Result<Self, LibraryError> {
+        Ok(Self {
             root: root.to_owned(),
             objects: Objects::open(root)?,
             index: Index::open(&root.join("index.sqlite"))?,
             generations: Memo::default(),
-        };
-        library.upgrade()?;
-        library.recover()?;
-        Ok(library)
+        })
     }
 
     /// The folder.

@@ -62,7 +62,7 @@ pub struct Damage {
 struct Recorded {
     journals: BTreeMap<SkillName, Vec<(Digest, Move)>>,
     evidence: BTreeMap<Digest, Vec<(Digest, Evidence)>>,
-    /// Generations that no journal names, by name and number: what a program before journals left.
+    /// Where there is no journal at all, every generation by name and number: what a program before journals left.
     strays: BTreeMap<SkillName, BTreeMap<u32, Digest>>,
 }
 
@@ -201,7 +201,9 @@ impl Library {
                 recorded.strays.entry(manifest.name).or_default().insert(manifest.number, blob.digest);
             }
         }
-        recorded.strays.retain(|name, _| !moves.contains_key(name));
+        if !moves.is_empty() {
+            recorded.strays.clear(); // Manifests alone mean nothing where there are journals.
+        }
         recorded.journals = moves.into_iter().map(|(name, moves)| (name, journal::chain(moves))).collect();
         Ok(recorded)
     }
@@ -221,8 +223,14 @@ impl Library {
         if !readable {
             set_index_aside(root)?;
         }
-        let library = Self::open(root)?;
+        let library = Self::open_as_it_is(root)?;
+        library.upgrade()?;
         let lock = library.objects.collecting()?;
+        // A lost index has no say in what a dead writer left: it is whole, and is believed.
+        let moving = library.moving()?;
+        if readable {
+            library.index.write(|change| library.undo(change))?;
+        }
         let recorded = library.recorded()?;
         library.index.write(|change| {
             change.clear()?;
@@ -239,6 +247,7 @@ impl Library {
             }
             recorded.evidence.values().flatten().try_for_each(|(digest, found)| change.attach(*digest, found))
         })?;
+        let _ = moving.set_len(0);
         drop(lock);
         Ok(library)
     }

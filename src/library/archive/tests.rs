@@ -125,13 +125,14 @@ fn under_another_name_the_current_generation_becomes_a_new_one_with_its_evidence
 /// The archive's entries, by name.
 fn entries(path: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut zip = ZipArchive::new(File::open(path).unwrap()).unwrap();
+    let count = zip.len();
     let read = |at| {
         let mut entry = zip.by_index(at).unwrap();
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes).unwrap();
         (entry.name().unwrap().into_owned(), bytes)
     };
-    (0..zip.len()).map(read).collect()
+    (0..count).map(read).collect()
 }
 
 fn write(path: &Path, entries: &BTreeMap<String, Vec<u8>>, compression: CompressionMethod) {
