@@ -3,9 +3,7 @@
 use super::{AgentError, Outline};
 use crate::{
     common::Digest,
-    library::{
-        Candidate, GateDecision, Generation, Library, LibraryError, Provenance, RoutingFeatures, SkillName,
-    },
+    library::{Candidate, GateDecision, Generation, Library, LibraryError, Provenance, RoutingFeatures, SkillName},
     lora::{self, LoraWeights, Merge, MergeSettings, Merged, Part},
 };
 use serde::{Deserialize, Serialize};
@@ -43,11 +41,7 @@ struct Recorded {
 ///
 /// # Errors
 /// If a parent belongs to another base or is damaged, a setting is out of range, or the library cannot be written.
-pub fn merge(
-    library: &Library,
-    base: &Outline,
-    request: &MergeRequest,
-) -> Result<(Arc<Generation>, f64), AgentError> {
+pub fn merge(library: &Library, base: &Outline, request: &MergeRequest) -> Result<(Arc<Generation>, f64), AgentError> {
     let MergeRequest { name, parents, weights, merge, scale, seed, .. } = request;
     let rank = request.rank.or_else(|| parents.iter().map(|parent| parent.manifest.rank).max()).unwrap_or(1);
     let settings = MergeSettings { merge: *merge, rank, scale: *scale, seed: *seed };
@@ -103,8 +97,7 @@ fn merged(
     }
     let loras = parents.iter().map(|parent| library.load_weights(parent, &base.id, &base.spec));
     let loras = loras.collect::<Result<Vec<LoraWeights>, LibraryError>>()?;
-    let parts: Vec<_> =
-        loras.iter().zip(&recorded.weights).map(|(lora, &weight)| Part { lora, weight }).collect();
+    let parts: Vec<_> = loras.iter().zip(&recorded.weights).map(|(lora, &weight)| Part { lora, weight }).collect();
     Ok(lora::merge(&parts, &recorded.settings, &base.spec)?)
 }
 

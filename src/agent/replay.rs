@@ -62,10 +62,8 @@ pub fn replay(
         parent: generation.manifest.provenance.parents.first().map(|&id| session.library.generation(id)).transpose()?,
     };
     // A run of its own: one of the same name may be under way.
-    let scratch = tempfile::tempdir().map_err(|error| AgentError::Run {
-        path: std::env::temp_dir(),
-        what: error.to_string(),
-    })?;
+    let scratch =
+        tempfile::tempdir().map_err(|error| AgentError::Run { path: std::env::temp_dir(), what: error.to_string() })?;
     let home = Home::at(scratch.path());
     let marks = Marks::default();
     let class = Class { lessons: std::slice::from_ref(&lesson), library: &session.library, home: &home, marks: &marks };
@@ -90,21 +88,20 @@ struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    fn of(
-        generation: &Generation,
-        session: &Session,
-        env: Option<&'a dyn Environment>,
-    ) -> Result<Self, AgentError> {
+    fn of(generation: &Generation, session: &Session, env: Option<&'a dyn Environment>) -> Result<Self, AgentError> {
         let manifest = &generation.manifest;
         let provenance = &manifest.provenance;
         let not = |what: String| AgentError::NotReplayable { skill: manifest.name.to_string(), what };
-        let method: Method = provenance.learner.parse().map_err(|_| {
-            not(format!("it came by {:?}, which is no way to learn", provenance.learner))
-        })?;
+        let method: Method = provenance
+            .learner
+            .parse()
+            .map_err(|_| not(format!("it came by {:?}, which is no way to learn", provenance.learner)))?;
         let settings = Value::from(provenance.hyper_parameters.clone());
         let dtype = format!("{:?}", session.base.dtype).to_lowercase();
         if let Some(recorded) = settings["dtype"].as_str().filter(|recorded| *recorded != dtype) {
-            return Err(not(format!("it was learned in {recorded}, and the base is open in {dtype}: use --dtype or --weights")));
+            return Err(not(format!(
+                "it was learned in {recorded}, and the base is open in {dtype}: use --dtype or --weights"
+            )));
         }
         let recipe: Recipe = serde_json::from_value(settings.clone())
             .map_err(|error| not(format!("its recipe cannot be read ({error})")))?;

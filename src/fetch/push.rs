@@ -8,11 +8,7 @@ use super::{
 use crate::common::{Digest, Phase, Progress, Report, Unit};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 /// What the hub looks at to tell text from data.
 const SAMPLE_BYTES: usize = 512;
@@ -65,7 +61,8 @@ fn push_to(upload: &Upload<'_>, settings: HubSettings, report: &mut dyn Report) 
     let parts = parts.collect::<Result<Vec<_>, SourceError>>()?;
     hub.create(upload)?;
     let modes = hub.modes(&parts)?;
-    let large: Vec<&Part> = parts.iter().filter(|part| modes.get(&part.name).is_some_and(|mode| mode == "lfs")).collect();
+    let large: Vec<&Part> =
+        parts.iter().filter(|part| modes.get(&part.name).is_some_and(|mode| mode == "lfs")).collect();
     hub.store(&large, report)?;
     hub.commit(upload, &parts, &modes)?;
     Ok(format!("{endpoint}/{}", upload.repository))
@@ -176,12 +173,7 @@ impl Pusher {
     }
 
     /// One commit of all files: newline-separated JSON, its head first.
-    fn commit(
-        &self,
-        upload: &Upload<'_>,
-        parts: &[Part],
-        modes: &BTreeMap<String, String>,
-    ) -> Result<(), SourceError> {
+    fn commit(&self, upload: &Upload<'_>, parts: &[Part], modes: &BTreeMap<String, String>) -> Result<(), SourceError> {
         let mut lines = vec![json!({ "key": "header", "value": { "summary": upload.message, "description": "" } })];
         for part in parts {
             let is_large = modes.get(&part.name).is_some_and(|mode| mode == "lfs");

@@ -161,7 +161,8 @@ impl Transfer {
 
     /// Sends `body` as `kind`; the answer's body.
     pub(super) fn post(&self, url: &str, what: &str, kind: &str, body: &[u8]) -> Result<Vec<u8>, SourceError> {
-        let request = self.signed(self.agent.post(url)).header("content-type", kind).header("accept", kind_of_answer(kind));
+        let request =
+            self.signed(self.agent.post(url)).header("content-type", kind).header("accept", kind_of_answer(kind));
         let mut response = self.answered(request.send(body), what)?;
         response.body_mut().read_to_vec().map_err(|error| self.unreachable(&error))
     }

@@ -116,7 +116,8 @@ impl Library {
             let mut generations = Vec::new();
             for row in self.index.history(name)? {
                 ancestors.push(row.id);
-                let evidence: Vec<Digest> = self.index.evidence(row.id)?.into_iter().map(|(digest, _)| digest).collect();
+                let evidence: Vec<Digest> =
+                    self.index.evidence(row.id)?.into_iter().map(|(digest, _)| digest).collect();
                 objects.extend(evidence.iter().copied());
                 generations.push(ListedGeneration { id: row.id, evidence });
             }
@@ -231,7 +232,9 @@ impl Library {
         })?;
         let mut records = Unpacked::new();
         for at in 0..zip.len() {
-            let Some((digest, bytes)) = read_object(&mut zip, at).map_err(|what| archive(path, what))? else { continue };
+            let Some((digest, bytes)) = read_object(&mut zip, at).map_err(|what| archive(path, what))? else {
+                continue;
+            };
             if Digest::of(&bytes) != digest {
                 return Err(archive(path, format!("object {digest} is damaged")));
             }
@@ -272,7 +275,8 @@ impl Library {
                 let belongs = found.generation == listed.id;
                 if belongs { Ok(found) } else { Err(format!("evidence {digest} is about another generation")) }
             });
-            let routing = self.features(generation.id, &generation.manifest.blobs).map_err(|error| error.to_string())?;
+            let routing =
+                self.features(generation.id, &generation.manifest.blobs).map_err(|error| error.to_string())?;
             Ok((generation, evidence.collect::<Result<_, String>>()?, routing))
         };
         Ok(Incoming { generations: generations.into_iter().map(own).collect::<Result<_, String>>()?, name, journal })

@@ -52,8 +52,8 @@ impl Library {
             let rows = change.history(name)?;
             let now = rows.iter().find(|row| row.id == current).expect("a name stands for one of its generations");
             let to = match number {
-                Some(number) => rows.iter().find(|row| row.number == number).ok_or_else(|| {
-                    LibraryError::NotFound { what: format!("skill {name} has no generation {number}") }
+                Some(number) => rows.iter().find(|row| row.number == number).ok_or_else(|| LibraryError::NotFound {
+                    what: format!("skill {name} has no generation {number}"),
                 })?,
                 None => rows
                     .iter()

@@ -32,7 +32,9 @@ pub enum LibraryError {
         source: rusqlite::Error,
     },
     /// The index is damaged: everything in it can be made again.
-    #[error("the library's index {path} is damaged ({source}); `socius skills verify --rebuild` makes it again from the objects")]
+    #[error(
+        "the library's index {path} is damaged ({source}); `socius skills verify --rebuild` makes it again from the objects"
+    )]
     DamagedIndex {
         /// The index.
         path: PathBuf,
@@ -115,7 +117,9 @@ pub enum LibraryError {
         what: String,
     },
     /// The archive's history of a name is another one than the library's.
-    #[error("{name} is another skill here: its history and the archive's differ after move {common}; import it with --name")]
+    #[error(
+        "{name} is another skill here: its history and the archive's differ after move {common}; import it with --name"
+    )]
     Diverged {
         /// The skill.
         name: String,

@@ -1,9 +1,6 @@
 //! The SQLite index: what the journals, manifests and evidence say, arranged for questions. All of it can be made again from the objects.
 
-use super::{
-    BaseId, Blobs, Evidence, Finding, Generation, LibraryError, Move, SkillName, SkillSummary,
-    journal,
-};
+use super::{BaseId, Blobs, Evidence, Finding, Generation, LibraryError, Move, SkillName, SkillSummary, journal};
 use crate::common::Digest;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
@@ -147,7 +144,9 @@ impl Index {
     pub(super) fn live_about(&self) -> Result<Vec<(Row, SkillName, Option<About>)>, LibraryError> {
         let sql = "SELECT g.id, number, name, summary, parts FROM generations g LEFT JOIN about a ON a.id = g.id
             WHERE NOT removed ORDER BY name, number";
-        self.rows(sql, [], |row| Ok((Row { id: parsed(row, 0)?, number: row.get(1)? }, parsed(row, 2)?, about(row, 3)?)))
+        self.rows(sql, [], |row| {
+            Ok((Row { id: parsed(row, 0)?, number: row.get(1)? }, parsed(row, 2)?, about(row, 3)?))
+        })
     }
 
     /// The generation that `name` stands for.
@@ -172,7 +171,8 @@ impl Index {
 
     /// The bytes of a move or a piece of evidence, as its object has them.
     pub(super) fn record(&self, digest: Digest) -> Result<Option<Vec<u8>>, LibraryError> {
-        let sql = "SELECT record, 1 FROM moves WHERE digest = ?1 UNION SELECT record, 0 FROM evidence WHERE digest = ?1";
+        let sql =
+            "SELECT record, 1 FROM moves WHERE digest = ?1 UNION SELECT record, 0 FROM evidence WHERE digest = ?1";
         let bytes = |row: &rusqlite::Row<'_>| match row.get(1)? {
             true => json::<Move>(row, 0).map(|entry| journal::to_bytes(&entry)),
             false => json::<Evidence>(row, 0).map(|found| journal::to_bytes(&found)),
@@ -277,7 +277,8 @@ impl Change<'_> {
 
     /// Whether the index has this move or piece of evidence.
     pub(super) fn has(&self, record: Digest) -> Result<bool, LibraryError> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM moves WHERE digest = ?1 UNION SELECT 1 FROM evidence WHERE digest = ?1)";
+        let sql =
+            "SELECT EXISTS (SELECT 1 FROM moves WHERE digest = ?1 UNION SELECT 1 FROM evidence WHERE digest = ?1)";
         self.run(|transaction| transaction.query_row(sql, [record.to_string()], |row| row.get(0)))
     }
 

@@ -271,8 +271,7 @@ impl Library {
     fn read(&self, what: &str, digest: Digest, generation: Digest) -> Result<Vec<u8>, LibraryError> {
         self.objects.get(digest).map_err(|fault| {
             if let Fault::Wrong(why) = &fault {
-                let found =
-                    Quarantined { object: digest, id: generation, what: what.to_owned(), why: why.clone() };
+                let found = Quarantined { object: digest, id: generation, what: what.to_owned(), why: why.clone() };
                 // A library that cannot be written has shown the damage at least.
                 self.index.try_write(|change| {
                     change.quarantine(&found)?;

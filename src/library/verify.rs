@@ -152,7 +152,8 @@ impl Library {
         let recorded = self.recorded()?;
         let digests = |moves: &[(Digest, Move)]| moves.iter().map(|(digest, _)| *digest).collect::<Vec<_>>();
         let mut lines = Vec::new();
-        let names: BTreeSet<SkillName> = self.index.names()?.into_iter().chain(recorded.journals.keys().cloned()).collect();
+        let names: BTreeSet<SkillName> =
+            self.index.names()?.into_iter().chain(recorded.journals.keys().cloned()).collect();
         for name in names {
             let indexed = self.index.moves(&name)?;
             let stored = recorded.journals.get(&name).map_or(&[][..], Vec::as_slice);
@@ -166,11 +167,15 @@ impl Library {
             }
         }
         for (row, name, about) in self.index.live_about()? {
-            let indexed: BTreeSet<Digest> = self.index.evidence(row.id)?.into_iter().map(|(digest, _)| digest).collect();
+            let indexed: BTreeSet<Digest> =
+                self.index.evidence(row.id)?.into_iter().map(|(digest, _)| digest).collect();
             let stored = recorded.evidence.get(&row.id).into_iter().flatten().map(|(digest, _)| *digest).collect();
             if indexed != stored {
                 let count = (indexed.len(), stored.len());
-                lines.push(format!("{name}@{}: evidence of the index {}, of the objects {}", row.number, count.0, count.1));
+                lines.push(format!(
+                    "{name}@{}: evidence of the index {}, of the objects {}",
+                    row.number, count.0, count.1
+                ));
             }
             if about.is_none() && self.generation(row.id).is_ok() {
                 lines.push(format!("{name}@{}: the index does not describe it", row.number));

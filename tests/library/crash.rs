@@ -183,7 +183,8 @@ fn check(root: &Path, deeds: &[String], before: &BTreeMap<String, usize>, tally:
             panic!("a writer failed: {why}");
         }
         let mut words = deed.split(' ');
-        let (Some("published"), Some(name), Some(_), Some(id)) = (words.next(), words.next(), words.next(), words.next())
+        let (Some("published"), Some(name), Some(_), Some(id)) =
+            (words.next(), words.next(), words.next(), words.next())
         else {
             continue;
         };

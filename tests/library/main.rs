@@ -80,5 +80,8 @@ fn a_folder_that_cannot_be_written_is_named_and_what_was_published_stays_readabl
     assert!(library.load_adapter(&first, &crash::base(), &spec).is_ok());
     assert_eq!(library.heads().unwrap().len(), 1);
     fs::remove_file(root.join("tmp")).unwrap();
-    assert_eq!(Library::open(&root).unwrap().publish(&crash::candidate("a", 2, &lora, &spec)).unwrap().manifest.number, 2);
+    assert_eq!(
+        Library::open(&root).unwrap().publish(&crash::candidate("a", 2, &lora, &spec)).unwrap().manifest.number,
+        2
+    );
 }

@@ -157,7 +157,8 @@ fn adapter(library: &Library, path: &Path, what: WhatFlags, terminal: &mut Termi
     })?;
     terminal.line(format!("{} is now a skill", versioned(&generation)))?;
     if unknown {
-        terminal.note("the router does not know it: it runs when asked for by name (import it again with --prompts FILE)");
+        terminal
+            .note("the router does not know it: it runs when asked for by name (import it again with --prompts FILE)");
     }
     Ok(json!(SkillSummary::from(&*generation)))
 }

@@ -56,7 +56,8 @@ pub(super) fn history(library: &Library, name: &SkillName, terminal: &mut Termin
 }
 
 fn moved(entry: &Move) -> [String; 4] {
-    let target = |at: Option<crate::library::Target>| at.map_or_else(|| "nothing".to_owned(), |at| at.number.to_string());
+    let target =
+        |at: Option<crate::library::Target>| at.map_or_else(|| "nothing".to_owned(), |at| at.number.to_string());
     [
         entry.sequence.to_string(),
         entry.at.strftime("%Y-%m-%d %H:%M:%S").to_string(),

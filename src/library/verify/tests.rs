@@ -92,7 +92,8 @@ fn what_only_history_needs_is_not_routed_around_and_what_nobody_needs_is_said() 
 fn damaged_moves_and_evidence_are_written_again_from_the_index() {
     let (fixture, [_, second, _]) = library();
     let library = &fixture.library;
-    let mut records: Vec<Digest> = library.index.evidence(second).unwrap().into_iter().map(|(digest, _)| digest).collect();
+    let mut records: Vec<Digest> =
+        library.index.evidence(second).unwrap().into_iter().map(|(digest, _)| digest).collect();
     records.extend(library.index.moves(&"a".parse().unwrap()).unwrap().into_iter().map(|(digest, _)| digest));
     for record in records {
         let path = library.objects.path(record);
@@ -134,8 +135,11 @@ fn an_index_that_is_lost_damaged_or_wrong_is_made_again_to_what_it_was() {
     assert_eq!(said(&Library::rebuild(&root).unwrap()), before, "of a sound one");
 
     let sql = rusqlite::Connection::open(&path).unwrap();
-    sql.execute_batch("UPDATE skills SET current = (SELECT id FROM generations WHERE name = 'a' AND number = 2)
-        WHERE name = 'a'; DELETE FROM moves WHERE name = 'b'; DELETE FROM evidence;").unwrap();
+    sql.execute_batch(
+        "UPDATE skills SET current = (SELECT id FROM generations WHERE name = 'a' AND number = 2)
+        WHERE name = 'a'; DELETE FROM moves WHERE name = 'b'; DELETE FROM evidence;",
+    )
+    .unwrap();
     drop(sql);
     let found = Library::open(&root).unwrap().verify().unwrap();
     assert_eq!(found.index.len(), 3, "{found:?}");
