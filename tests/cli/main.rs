@@ -214,7 +214,7 @@ fn the_doctor_names_what_is_wrong_and_nothing_when_all_is_well() {
     assert_eq!(well["problems"], Value::Array(vec![]), "{well}");
 
     std::fs::write(&file, "tampered").unwrap();
-    let digest = library.list().unwrap().generations[0].id.to_string();
+    let digest = library.list().unwrap().skills[0].generation.to_string();
     std::fs::write(library.root().join("objects").join(&digest[..2]).join(&digest[2..]), "tampered").unwrap();
     let ill = doctor();
     let problems: Vec<_> =

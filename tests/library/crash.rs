@@ -24,26 +24,26 @@ const LIFE_MS: f64 = 120.0;
 
 /// What was found.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub(crate) struct Tally {
     /// Processes that were killed.
-    pub kills: usize,
+    pub(crate) kills: usize,
     /// Deeds that had been reported as done.
-    pub done: usize,
+    pub(crate) done: usize,
     /// Publications that were reported, and are not there.
-    pub lost: usize,
+    pub(crate) lost: usize,
     /// Generations that are listed, and are not whole.
-    pub half_visible: usize,
+    pub(crate) half_visible: usize,
     /// Differences between the index and the objects.
-    pub disagreements: usize,
+    pub(crate) disagreements: usize,
 }
 
 /// The base that the skills are of.
-pub fn base() -> BaseId {
+pub(crate) fn base() -> BaseId {
     BaseId { name: "org/Tiny".into(), digest: Digest::of("weights"), tokenizer: Digest::of("tokenizer") }
 }
 
 /// An adapter of random values, which `seed` decides.
-pub fn adapter(seed: u64, spec: &Spec) -> LoraWeights {
+pub(crate) fn adapter(seed: u64, spec: &Spec) -> LoraWeights {
     let config = LoraConfig::uniform(2, 4.0, &[Projection::Q]);
     let count = config.layout(spec).expect("it fits").len();
     let mut rng = Seed::new(seed).rng();
@@ -51,7 +51,7 @@ pub fn adapter(seed: u64, spec: &Spec) -> LoraWeights {
 }
 
 /// A candidate without a history.
-pub fn candidate<'a>(name: &str, seed: u64, lora: &'a LoraWeights, spec: &'a Spec) -> Candidate<'a> {
+pub(crate) fn candidate<'a>(name: &str, seed: u64, lora: &'a LoraWeights, spec: &'a Spec) -> Candidate<'a> {
     let mut rng = Seed::new(seed).rng();
     let row: Vec<f32> = (0..spec.hidden).map(|_| rng.normal() as f32).collect();
     let gate = GateDecision { admitted: true, reasons: vec!["made up".into()] };
@@ -69,7 +69,7 @@ pub fn candidate<'a>(name: &str, seed: u64, lora: &'a LoraWeights, spec: &'a Spe
 
 /// Works on the library at `root` until it is killed, and says on stdout what it has done. Half of the deeds are about a name of its own,
 /// the others about one that all share.
-pub fn work(root: &Path, seed: u64) -> ! {
+pub(crate) fn work(root: &Path, seed: u64) -> ! {
     let library = Library::open(root).expect("the library opens");
     let spec = Spec::tiny();
     let mut rng = Seed::new(seed).rng();
@@ -119,7 +119,7 @@ pub fn work(root: &Path, seed: u64) -> ! {
 
 /// Lets writers work on the library at `root` and kills them, again and again, until `kills` have died; after each round the library is
 /// opened and checked. `writer` is the command that calls [`work`] with a seed.
-pub fn run(root: &Path, kills: usize, seed: u64, writer: &dyn Fn(u64) -> Command) -> Tally {
+pub(crate) fn run(root: &Path, kills: usize, seed: u64, writer: &dyn Fn(u64) -> Command) -> Tally {
     let mut tally = Tally::default();
     let mut rng = Seed::new(seed).rng();
     while tally.kills < kills {
