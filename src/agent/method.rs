@@ -118,8 +118,13 @@ impl Source<'_> {
         Ok(Material { rows, episodes: Vec::new() })
     }
 
+    /// The `index`-th training item.
+    pub(super) fn train_item(&self, index: usize) -> Result<Item, AgentError> {
+        Ok(envs::item(self.env, &Query::new(Split::Train, self.level), self.seed.purpose(TRAIN), index as u64)?)
+    }
+
     /// One row a turn that the environment's teacher would take.
-    fn answers(&self, item: &Item) -> Result<Vec<TrainRow>, AgentError> {
+    pub(super) fn answers(&self, item: &Item) -> Result<Vec<TrainRow>, AgentError> {
         let mut session = self.env.start(item)?;
         let mut rows = Vec::new();
         for _ in 0..self.env.info().level(item.level)?.turns_max {

@@ -1,11 +1,89 @@
 //! A stream of tasks, each of which births a subagent: what the library keeps of them, measured after every task through the router
 //! and without task ids, beside what one adapter keeps. Never sees flags or terminals.
 //!
-//! Everything here is a pure function of the file, the base and the code, so results are kept by what they depend on: a run that is
-//! begun again, with more seeds or another order, computes what is not known yet and nothing else.
+//! Everything here is a pure function of the file, the base and the code, so results are kept by what they depend on, in the run's
+//! folder: a run that is begun again, with more seeds or another order, computes what is not known yet and nothing else.
+//!
+//! ```text
+//! FOLDER/
+//!   lives.jsonl        what each subagent, and each training of a baseline, came to
+//!   cells.jsonl        what each arm was worth on each task at each stage
+//!   answers.jsonl      how single questions were answered, by adapter and question
+//!   library/, runs/    the skills of all seeds and orders, and what is being learned
+//!   trained/           the baselines' adapters, as PEFT directories
+//!   derived/           features of prompts
+//! ```
 
+mod arms;
+mod cost;
+mod desk;
+mod directory;
+mod lives;
 mod metrics;
+mod outcome;
+mod outlook;
+mod panel;
+mod publish;
+mod rehearse;
+mod report;
 mod spec;
 
+pub use arms::ArmRun;
+pub use cost::Spent;
+pub use desk::{Cell, Life};
 pub use metrics::{Metrics, Spread, metrics, spread};
+pub use outcome::{Outcome, Summary};
 pub use spec::{Baseline, Stream, StreamError, Task};
+
+use super::{AgentError, Session};
+use crate::common::Report;
+use arms::ROUTED;
+use desk::Desk;
+use outlook::Outlook;
+use std::path::Path;
+
+/// Runs `stream` in `folder`: what is known there is not computed again.
+///
+/// # Errors
+/// The first that occurs; what was learned and measured until then is kept.
+pub fn run_stream(
+    session: &Session,
+    stream: &Stream,
+    folder: &Path,
+    report: &mut dyn Report,
+) -> Result<Outcome, AgentError> {
+    let desk = Desk::open(session, stream, folder)?;
+    let mut outlook = expected(&desk);
+    let base = desk.base_cells(report)?;
+    desk.live_ahead(report)?;
+    let mut runs = Vec::new();
+    for &seed in &stream.seeds {
+        for order in 0..stream.orders.len() {
+            runs.push(desk.routed(order, seed, &mut outlook, report)?);
+        }
+    }
+    for &baseline in &stream.baselines {
+        for routed in runs.clone().iter().filter(|run| run.arm == ROUTED && run.order == 0) {
+            runs.push(desk.baseline(baseline, routed, &mut outlook, report)?);
+        }
+    }
+    Ok(Outcome { stream: stream.clone(), base, runs })
+}
+
+/// The stages that take time, as far as that can be told before.
+fn expected(desk: &Desk<'_>) -> Outlook {
+    let (tasks, seeds) = (desk.tasks.len(), desk.stream.seeds.len());
+    let mut outlook = Outlook::default();
+    outlook.expect(ROUTED, desk.unlived());
+    for baseline in &desk.stream.baselines {
+        let stages = if *baseline == Baseline::Joint { 1 } else { tasks };
+        if baseline.trains() {
+            outlook.expect(&baseline.to_string(), stages * seeds);
+        }
+        if *baseline != Baseline::Oracle {
+            outlook.expect("measuring", stages * seeds);
+        }
+    }
+    outlook.expect("measuring", tasks * seeds);
+    outlook
+}
