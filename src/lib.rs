@@ -13,7 +13,7 @@
 //! |---|---|
 //! | 0 | crate `socius-kernels` |
 //! | 1 | crate `socius-models` |
-//! | 2 | `common`, `episode` |
+//! | 2 | `common`, `episode`, `report` |
 //! | 3 | `text`, `envs`, `lora`, `fetch` |
 //! | 4 | `engine`, `train`, `library` |
 //! | 5 | `router`, `bench` |
@@ -31,6 +31,7 @@ pub mod episode;
 pub mod fetch;
 pub mod library;
 pub mod lora;
+pub mod report;
 pub mod router;
 pub mod text;
 pub mod train;

@@ -8,6 +8,7 @@ use std::{
 const RANKS: &[(&str, u32)] = &[
     ("common", 2),
     ("episode", 2),
+    ("report", 2),
     ("text", 3),
     ("envs", 3),
     ("lora", 3),

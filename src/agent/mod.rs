@@ -43,4 +43,7 @@ pub use route::{LoggedDecision, Routed, Routing, routing_features};
 pub use run::Point;
 pub use score::Scored;
 pub use session::Session;
-pub use stream::{Baseline, Metrics, Spread, Stream, StreamError, Task, metrics, spread};
+pub use stream::{
+    ArmRun, Baseline, Cell, Life, Metrics, Outcome, Spent, Spread, Stream, StreamError, Summary, Task, metrics,
+    run_stream, spread,
+};

@@ -18,6 +18,7 @@ mod models;
 mod pull;
 mod roofline;
 mod route;
+mod run;
 mod score;
 mod skills;
 mod teach;
@@ -53,6 +54,7 @@ Data lives in $SOCIUS_HOME, else in the platform's data folder.";
 enum Command {
     Learn(learn::Args),
     Teach(teach::Args),
+    Run(run::Args),
     Generate(generate::Args),
     Chat(chat::Args),
     Score(score::Args),
@@ -72,6 +74,7 @@ impl Command {
         match self {
             Self::Learn(args) => learn::run(args, terminal),
             Self::Teach(args) => teach::run(args, terminal),
+            Self::Run(args) => run::run(args, terminal),
             Self::Generate(args) => generate::run(args, terminal),
             Self::Chat(args) => chat::run(args, terminal),
             Self::Score(args) => score::run(args, terminal),

@@ -50,6 +50,11 @@ impl Home {
         self.root.join("runs")
     }
 
+    /// Runs of streams of tasks, each with a library of its own.
+    pub fn streams(&self) -> PathBuf {
+        self.root.join("streams")
+    }
+
     /// What can be computed again, and is kept because that takes seconds.
     pub fn derived(&self) -> PathBuf {
         self.root.join("derived")
@@ -64,7 +69,7 @@ mod tests {
     fn a_home_is_absolute_and_everything_lies_inside_it() {
         let home = Home::at("some/folder");
         assert!(home.root().is_absolute() && home.root().ends_with("some/folder"));
-        for inside in [home.models(), home.library(), home.runs(), home.derived()] {
+        for inside in [home.models(), home.library(), home.runs(), home.streams(), home.derived()] {
             assert!(inside.starts_with(home.root()));
         }
     }

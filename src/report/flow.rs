@@ -60,7 +60,9 @@ impl Drawing for Flow<'_> {
             for (place, name) in names.iter().enumerate() {
                 let (y, height) = (tops[place], (sum(side, place) * scale).max(1.0));
                 let fill = colour(place);
-                canvas.put(format_args!("<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{POST}\" height=\"{height:.1}\" fill=\"{fill}\"/>"));
+                canvas.put(format_args!(
+                    "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{POST}\" height=\"{height:.1}\" fill=\"{fill}\"/>"
+                ));
                 let (at, anchor) = if x < x2 { (x - 5.0, Anchor::End) } else { (x + POST + 5.0, Anchor::Start) };
                 canvas.text((at, y + 10.0), anchor, name);
             }

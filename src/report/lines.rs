@@ -39,7 +39,13 @@ impl Lines<'_> {
         let bounds = |values: &mut dyn Iterator<Item = f64>| {
             let finite = values.filter(|value| value.is_finite());
             let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
-            if low < high { (low, high) } else if low.is_finite() { (low - 0.5, low + 0.5) } else { (0.0, 1.0) }
+            if low < high {
+                (low, high)
+            } else if low.is_finite() {
+                (low - 0.5, low + 0.5)
+            } else {
+                (0.0, 1.0)
+            }
         };
         [bounds(&mut xs.into_iter()), self.range.unwrap_or_else(|| bounds(&mut points.chain(bands)))]
     }
@@ -70,7 +76,9 @@ impl Drawing for Lines<'_> {
                 canvas.put(format_args!("<polygon points=\"{outline}\" fill=\"{colour}\" fill-opacity=\"0.15\"/>"));
             }
             let points = path(points.iter().map(|&(at, value)| (x(at), y(value))));
-            canvas.put(format_args!("<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>"));
+            canvas.put(format_args!(
+                "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>"
+            ));
             let (left, top) = (LEFT + SIZE.0 + 10.0, TOP + 6.0 + 17.0 * i as f64);
             canvas.put(format_args!("<rect x=\"{left}\" y=\"{top}\" width=\"12\" height=\"4\" fill=\"{colour}\"/>"));
             canvas.text((left + 17.0, top + 6.0), Anchor::Start, name);
@@ -97,7 +105,9 @@ impl Drawing for Bars<'_> {
             let height = BAR - 5.0;
             let colour = colour(i);
             canvas.text((left - 6.0, y + 13.0), Anchor::End, name);
-            canvas.put(format_args!("<rect x=\"{left}\" y=\"{y}\" width=\"{width:.1}\" height=\"{height}\" fill=\"{colour}\"/>"));
+            canvas.put(format_args!(
+                "<rect x=\"{left}\" y=\"{y}\" width=\"{width:.1}\" height=\"{height}\" fill=\"{colour}\"/>"
+            ));
             canvas.text((left + width + 6.0, y + 13.0), Anchor::Start, &number(*value));
         }
         canvas.styled((left, BAR * self.bars.len() as f64 + 13.0), Anchor::Start, self.unit, "class=\"soft\"");

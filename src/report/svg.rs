@@ -55,7 +55,9 @@ impl Canvas {
 
     pub(super) fn finish(self) -> String {
         let Self { size: (width, height), body } = self;
-        format!("<svg viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\" role=\"img\">{body}</svg>")
+        format!(
+            "<svg viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\" role=\"img\">{body}</svg>"
+        )
     }
 }
 
@@ -91,11 +93,16 @@ mod tests {
 
     #[test]
     fn ticks_are_few_round_and_inside() {
-        for (low, high, expected) in
-            [(0.0, 1.0, vec![0.0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0.0, 64.0, vec![0.0, 20.0, 40.0, 60.0]), (-0.1, 0.3, vec![-0.1, 0.0, 0.1, 0.2, 0.3])]
-        {
+        for (low, high, expected) in [
+            (0.0, 1.0, vec![0.0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+            (0.0, 64.0, vec![0.0, 20.0, 40.0, 60.0]),
+            (-0.1, 0.3, vec![-0.1, 0.0, 0.1, 0.2, 0.3]),
+        ] {
             let found = ticks(low, high);
-            assert!(found.len() == expected.len() && found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-9), "{found:?}");
+            assert!(
+                found.len() == expected.len() && found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-9),
+                "{found:?}"
+            );
         }
         assert_eq!([0.5, 2.0, -0.0001, 1234.5678].map(number), ["0.5", "2", "0", "1234.568"]);
     }

@@ -2,7 +2,7 @@
 
 use super::lock;
 use crate::{
-    agent::{AgentError, Session},
+    agent::{AgentError, Base, Session},
     common::Digest,
     router::{ARROW_SITES, Index, Prototypes, Votes},
 };
@@ -13,24 +13,7 @@ impl Session {
     /// Each skill's part of the votes of each prompt's own tokens, in the index's order.
     pub(super) fn votes(&self, index: &Index, prompts: &[Vec<u32>]) -> Result<Vec<Vec<f64>>, AgentError> {
         let skills = index.skills().map(|(_, id)| self.prototypes(id)).collect::<Result<Vec<_>, _>>()?;
-        let skills: Vec<&Prototypes> = skills.iter().map(|skill| &**skill).collect();
-        let preamble = self.base.preamble()?;
-        let mut votes = Vec::with_capacity(prompts.len());
-        for prompt in prompts {
-            // As for features: the tokens that every prompt begins with say nothing of this one.
-            let own = preamble.iter().zip(&prompt[..prompt.len() - 1]).take_while(|(a, b)| a == b).count();
-            let mut of_prompt = Votes::new(&skills);
-            self.base.model.observe(&Batch::new([Row::new(prompt)]), &mut |layer, attention, inputs| {
-                for projection in ARROW_SITES {
-                    let reads_attention = matches!(projection, Projection::Q | Projection::K | Projection::V);
-                    if reads_attention == attention {
-                        of_prompt.add(Site { layer, projection }, &inputs[own..]);
-                    }
-                }
-            })?;
-            votes.push(of_prompt.parts());
-        }
-        Ok(votes)
+        votes(&self.base, &skills.iter().map(|skill| &**skill).collect::<Vec<_>>(), prompts)
     }
 
     fn prototypes(&self, id: Digest) -> Result<Arc<Prototypes>, AgentError> {
@@ -42,4 +25,29 @@ impl Session {
         lock(&self.routing.prototypes).insert(id, prototypes.clone());
         Ok(prototypes)
     }
+}
+
+/// Each skill's part of the votes of each prompt's own tokens.
+pub(in crate::agent) fn votes(
+    base: &Base,
+    skills: &[&Prototypes],
+    prompts: &[Vec<u32>],
+) -> Result<Vec<Vec<f64>>, AgentError> {
+    let preamble = base.preamble()?;
+    let mut votes = Vec::with_capacity(prompts.len());
+    for prompt in prompts {
+        // As for features: the tokens that every prompt begins with say nothing of this one.
+        let own = preamble.iter().zip(&prompt[..prompt.len() - 1]).take_while(|(a, b)| a == b).count();
+        let mut of_prompt = Votes::new(skills);
+        base.model.observe(&Batch::new([Row::new(prompt)]), &mut |layer, attention, inputs| {
+            for projection in ARROW_SITES {
+                let reads_attention = matches!(projection, Projection::Q | Projection::K | Projection::V);
+                if reads_attention == attention {
+                    of_prompt.add(Site { layer, projection }, &inputs[own..]);
+                }
+            }
+        })?;
+        votes.push(of_prompt.parts());
+    }
+    Ok(votes)
 }

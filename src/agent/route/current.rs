@@ -153,7 +153,7 @@ impl Session {
 }
 
 /// What is known of a skill in words: its name, what it is for, and prompts that it was learned on.
-fn document(generation: &Generation, features: &RoutingFeatures) -> String {
+pub(in crate::agent) fn document(generation: &Generation, features: &RoutingFeatures) -> String {
     let manifest = &generation.manifest;
     let env = manifest.provenance.env.as_ref();
     let mut texts = vec![manifest.name.to_string(), manifest.description.clone()];

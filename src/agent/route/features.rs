@@ -44,7 +44,7 @@ pub(super) fn pooled(base: &Base, prompts: &[Vec<u32>]) -> Result<Vec<Vec<f32>>,
 }
 
 /// What a prompt says beside the template's own words.
-pub(super) fn words(base: &Base, prompt: &[u32]) -> Result<String, AgentError> {
+pub(in crate::agent) fn words(base: &Base, prompt: &[u32]) -> Result<String, AgentError> {
     let [a, b] = ["a", "b"].map(|text| base.prompt_ids(&[Message::user(text)]));
     let (a, b) = (a?, b?);
     let same = |(x, y): &(&u32, &u32)| x == y;
@@ -55,13 +55,21 @@ pub(super) fn words(base: &Base, prompt: &[u32]) -> Result<String, AgentError> {
 }
 
 /// Features of what belongs to no skill: a pass over some four hundred prompts.
-pub(super) fn background(base: &Base, home: &Home) -> Result<RoutingFeatures, AgentError> {
+pub(in crate::agent) fn background(base: &Base, home: &Home) -> Result<RoutingFeatures, AgentError> {
     let prompts = BACKGROUND.lines().map(|prompt| base.prompt_ids(&[Message::user(prompt)]));
-    let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
+    of_prompts(base, home, "background", &prompts.collect::<Result<Vec<_>, _>>()?)
+}
+
+/// Features of prompts in tokens, kept in `home`.
+pub(in crate::agent) fn of_prompts(
+    base: &Base,
+    home: &Home,
+    kind: &str,
+    prompts: &[Vec<u32>],
+) -> Result<RoutingFeatures, AgentError> {
     // Ids are u32; one that none has ends each prompt.
     let tokens = prompts.iter().flat_map(|prompt| prompt.iter().chain([&u32::MAX])).flat_map(|id| id.to_le_bytes());
-    let tokens = tokens.collect::<Vec<_>>();
-    kept(base, home, "background", &tokens, || of_tokens(base, &prompts))
+    kept(base, home, kind, &tokens.collect::<Vec<_>>(), || of_tokens(base, prompts))
 }
 
 /// What features depend on beside the prompts.

@@ -1,8 +1,8 @@
 //! Bringing skills back: a prompt's features through the router to a generation, or to the base. Never trains.
 
-mod arrow;
-mod current;
-mod features;
+pub(super) mod arrow;
+pub(super) mod current;
+pub(super) mod features;
 mod history;
 
 pub(super) use features::ROUTING_PROMPTS;

@@ -13,6 +13,7 @@ use crate::{
     agent::AgentError,
     common::Report,
     lora::{ActiveAdapter, LoraWeights, Merge, MergeSettings, Part, merge},
+    router::RouteBy,
 };
 use std::sync::Arc;
 
@@ -46,8 +47,11 @@ impl ArmRun {
         Self { arm: arm.to_string(), order, tasks: tasks.to_vec(), seed, cells, lives: Vec::new() }
     }
 
-    fn put(&mut self, after: usize, cells: Vec<Cell>) {
-        cells.into_iter().zip(&mut self.cells[after]).for_each(|(cell, place)| *place = Some(cell));
+    fn put(&mut self, after: usize, tasks: &[usize], cells: Vec<Cell>) {
+        for (task, cell) in tasks.iter().zip(cells) {
+            let place = self.tasks.iter().position(|own| own == task).expect("a task of the order");
+            self.cells[after][place] = Some(cell);
+        }
     }
 }
 
@@ -87,9 +91,11 @@ impl Desk<'_> {
             let now = seen(tasks, position);
             let cells = outlook.time("measuring", || match stage.known(self, now) {
                 Some(known) => Ok(known),
-                None => stage.measure(self, &Panel::Routed(Directory::new(self, &skills)?), now, report),
+                None => {
+                    stage.measure(self, &Panel::Routed(Directory::new(self, &skills)?, RouteBy::Ridge), now, report)
+                }
             })?;
-            run.put(position, cells);
+            run.put(position, now, cells);
             self.tell(&run, position, outlook, report);
         }
         Ok(run)
@@ -119,21 +125,27 @@ impl Desk<'_> {
             } else {
                 skills.extend(self.skill(task, &routed.lives[position])?);
             }
-            let now = seen(tasks, position);
+            let now = match baseline {
+                // Its votes cost a whole pass a prompt, and what it is worth on tasks in between tells little.
+                Baseline::Arrow if !last => &tasks[position..=position],
+                _ => seen(tasks, position),
+            };
             let cells = outlook.time("measuring", || match stage.known(self, now) {
                 Some(known) => Ok(known),
                 None => {
                     let panel = match baseline {
-                        Baseline::Sequential | Baseline::Replay | Baseline::Joint => Panel::One(rehearsal.adapter(self)?),
+                        Baseline::Sequential | Baseline::Replay | Baseline::Joint => {
+                            Panel::One(rehearsal.adapter(self)?)
+                        }
                         Baseline::Oracle => Panel::Told(skills.clone()),
-                        Baseline::Arrow => Panel::Voted(Directory::new(self, &skills)?),
+                        Baseline::Arrow => Panel::Routed(Directory::new(self, &skills)?, RouteBy::Arrow),
                         Baseline::Average => self.merged(&skills, Merge::Linear)?,
                         Baseline::Ties => self.merged(&skills, Merge::Ties { density: TIES_DENSITY })?,
                     };
                     stage.measure(self, &panel, now, report)
                 }
             })?;
-            run.put(position, cells);
+            run.put(position, now, cells);
             self.tell(&run, position, outlook, report);
         }
         Ok(run)

@@ -80,7 +80,11 @@ mod tests {
     #[test]
     fn operations_are_those_counted_by_hand_for_the_tiny_base() {
         let spec = Spec::tiny();
-        let linears: usize = spec.slots().filter(|slot| spec.shape(*slot).len() == 2).map(|s| spec.shape(s).iter().product::<usize>()).sum();
+        let linears: usize = spec
+            .slots()
+            .filter(|slot| spec.shape(*slot).len() == 2)
+            .map(|s| spec.shape(s).iter().product::<usize>())
+            .sum();
         let tables = if spec.tied_head { 1 } else { 2 } * spec.hidden * spec.vocab;
         assert_eq!(linear_weights(&spec), (linears - tables) as f64);
         let attention = 4.0 * (spec.layers * spec.q_dim()) as f64;

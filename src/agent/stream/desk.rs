@@ -2,7 +2,7 @@
 
 use super::{cost::Spent, spec::Stream, spec::Task};
 use crate::{
-    agent::{AgentError, Base, Marks, Point, Session, fixed_items, route},
+    agent::{AgentError, Base, Marks, Point, Session, fixed_items, route::features},
     common::{Digest, Home, Journal, JournalError, Message, Seed},
     envs::{self, Environment, Item, Query, Split},
     library::{AdapterCache, Generation, Library, RoutingFeatures, SkillName},
@@ -10,7 +10,12 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    cell::{OnceCell, RefCell}, collections::BTreeMap, fs, path::Path, sync::Arc};
+    cell::{OnceCell, RefCell},
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::Arc,
+};
 
 /// Raised when the same stream may give other results than before.
 const VERSION: &str = "stream 1";
@@ -202,12 +207,12 @@ impl<'a> Desk<'a> {
         let said = items.iter().map(|item| Ok(env.start(item)?.observe().to_vec()));
         let said: Vec<Vec<Message>> = said.collect::<Result<_, AgentError>>()?;
         let ids = said.iter().map(|messages| base.prompt_ids(messages)).collect::<Result<Vec<_>, _>>()?;
-        let features = route::kept_features(base, &self.home, "prompts", &ids)?;
+        let features = features::of_prompts(base, &self.home, "prompts", &ids)?;
         Ok(Prompts { features, ids })
     }
 
     pub(super) fn background(&self) -> Result<&RoutingFeatures, AgentError> {
-        get_or_try(&self.background, || route::background(self.base(), &self.session.home))
+        get_or_try(&self.background, || features::background(self.base(), &self.session.home))
     }
 }
 
@@ -225,7 +230,9 @@ fn lock(home: &Home) -> Result<fs::File, AgentError> {
     let file = fs::File::create(&path).map_err(|error| fault(&path, &error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(fault(home.root(), &"another process works in this folder; wait for it")),
+        Err(fs::TryLockError::WouldBlock) => {
+            Err(fault(home.root(), &"another process works in this folder; wait for it"))
+        }
         Err(fs::TryLockError::Error(error)) => Err(fault(&path, &error)),
     }
 }

@@ -75,9 +75,11 @@ impl Desk<'_> {
 
     /// How many lives, of those that start from the base, have not been lived.
     pub(super) fn unlived(&self) -> usize {
-        let births = self.stream.seeds.iter().flat_map(|&seed| {
-            (0..self.tasks.len()).map(move |task| Birth { task, seed, parent: None })
-        });
+        let births = self
+            .stream
+            .seeds
+            .iter()
+            .flat_map(|&seed| (0..self.tasks.len()).map(move |task| Birth { task, seed, parent: None }));
         births.filter(|birth| self.known_life(&birth.key(self)).is_none()).count()
     }
 

@@ -83,7 +83,8 @@ impl Outcome {
     pub fn summaries(&self) -> Vec<Summary> {
         let summary = |arm: &str| {
             let found: Vec<Metrics> = self.of(arm).map(|run| self.metrics(run)).collect();
-            let over = |get: &dyn Fn(&Metrics) -> Option<f64>| spread(&found.iter().filter_map(get).collect::<Vec<_>>());
+            let over =
+                |get: &dyn Fn(&Metrics) -> Option<f64>| spread(&found.iter().filter_map(get).collect::<Vec<_>>());
             let forgotten = |m: &Metrics| {
                 let known: Vec<f64> = m.forgetting.iter().copied().flatten().collect();
                 spread(&known).map(|all| all.mean)

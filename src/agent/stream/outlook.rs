@@ -33,7 +33,8 @@ impl Outlook {
     fn took(&mut self, kind: &str, seconds: f64) {
         let kind = self.0.entry(kind.to_owned()).or_default();
         if seconds >= KNOWN_SECONDS {
-            (kind.left, kind.timed, kind.seconds) = (kind.left.saturating_sub(1), kind.timed + 1, kind.seconds + seconds);
+            (kind.left, kind.timed, kind.seconds) =
+                (kind.left.saturating_sub(1), kind.timed + 1, kind.seconds + seconds);
         }
     }
 

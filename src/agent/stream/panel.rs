@@ -1,14 +1,15 @@
 //! Who answers which question at one stage of an arm, and what that is worth: cells. Never trains.
 
 use super::{
-    desk::{Desk, Cell, Skill},
     cost::Spent,
+    desk::{Cell, Desk, Skill},
     directory::Directory,
 };
 use crate::{
     agent::{AgentError, Grades, Mark, Place},
     common::{Digest, Report},
     lora::ActiveAdapter,
+    router::RouteBy,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -18,8 +19,8 @@ pub(super) enum Panel {
     Base,
     /// One adapter answers everything.
     One(Arc<ActiveAdapter>),
-    /// The router chooses among skills by the prompt alone.
-    Routed(Directory),
+    /// The router chooses among skills by the prompt alone, by what it goes by.
+    Routed(Directory, RouteBy),
     /// A task's own skill answers, as if somebody had said which task it is.
     Told(Vec<Skill>),
 }
@@ -112,8 +113,8 @@ impl Panel {
                 let own = skills.iter().find(|skill| skill.task == task);
                 vec![own.map_or_else(base, named); count]
             }
-            Self::Routed(directory) => {
-                let chosen = directory.choose(desk, desk.tested(task)?)?;
+            Self::Routed(directory, by) => {
+                let chosen = directory.choose(desk, desk.tested(task)?, *by)?;
                 chosen.into_iter().map(|skill| skill.map_or_else(base, named)).collect()
             }
         })

@@ -132,7 +132,8 @@ impl Rehearsal<'_> {
         let spec = desk.base().spec();
         let progress = &run.progress;
         let flops = training(spec, lora.theta.len(), progress.trained_tokens, progress.scored_tokens);
-        let spent = Spent { trained_tokens: progress.trained_tokens, flops, seconds: progress.seconds, ..Spent::default() };
+        let spent =
+            Spent { trained_tokens: progress.trained_tokens, flops, seconds: progress.seconds, ..Spent::default() };
         let life = Life {
             task: desk.tasks[self.last()].task.name.clone(),
             seed: self.seed,

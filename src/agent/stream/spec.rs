@@ -41,7 +41,7 @@ pub enum Baseline {
     Average,
     /// Their TIES merge (arXiv 2306.01708).
     Ties,
-    /// All of them, weighed token by token from their weights alone (Arrow, arXiv 2405.11157).
+    /// The library, each prompt to the adapter that its tokens point to by the adapters' weights alone (Arrow, arXiv 2405.11157).
     Arrow,
     /// The library, told which task each prompt belongs to.
     Oracle,
