@@ -75,7 +75,9 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
         bytes.push(b'\n');
         let fault = |error: io::Error| JournalError { path: self.path.clone(), what: error.to_string() };
         self.file.write_all(&bytes).map_err(fault)?;
-        self.entries.insert(key, line.value);
+        // What is read back from text may differ in a float's last bit: who goes on now is to see what who comes later sees.
+        let read: Line<T> = serde_json::from_slice(&bytes).expect("what was written is read");
+        self.entries.insert(key, read.value);
         Ok(())
     }
 }

@@ -55,9 +55,45 @@ impl ArmRun {
     }
 }
 
-/// What is measured after the task at `position`: everything up to it, and the next, for forward transfer.
-fn seen(tasks: &[usize], position: usize) -> &[usize] {
-    &tasks[..(position + 2).min(tasks.len())]
+/// What is asked after the task at `position`: everything up to it, and the next, for forward transfer. Of arms whose answers at one stage
+/// say nothing of the next (merges), or that cost a pass of their own (Arrow's votes), in between only the task itself: enough for
+/// what is kept at the end.
+fn asked(baseline: Option<Baseline>, tasks: &[usize], position: usize) -> &[usize] {
+    let last = position + 1 == tasks.len();
+    match baseline {
+        Some(Baseline::Average | Baseline::Ties | Baseline::Arrow) if !last => &tasks[position..=position],
+        Some(Baseline::Joint) if !last => &[],
+        _ => &tasks[..(position + 2).min(tasks.len())],
+    }
+}
+
+/// What the stages of an arm in which it is asked are called.
+fn asking(arm: &str) -> String {
+    format!("asking {arm}")
+}
+
+/// The stages of a run whose outcome is not known.
+pub(super) fn expected(desk: &Desk<'_>) -> Outlook {
+    let stream = desk.stream;
+    let mut outlook = Outlook::default();
+    outlook.expect(ROUTED, desk.unlived());
+    let mut arm = |baseline: Option<Baseline>, seed: u64, tasks: &[usize]| {
+        let arm = baseline.map_or_else(|| ROUTED.to_owned(), |baseline| baseline.to_string());
+        for position in 0..tasks.len() {
+            let (now, after) = (asked(baseline, tasks, position), &tasks[..=position]);
+            let stage = Stage { arm: &arm, seed: Some(seed), after };
+            outlook.expect(&asking(&arm), usize::from(stage.known(desk, now).is_none()));
+            if let Some(baseline) = baseline.filter(|baseline| baseline.trains() && !now.is_empty()) {
+                let known = Rehearsal { baseline, seed, tasks: after }.known(desk).is_some();
+                outlook.expect(&arm, usize::from(!known));
+            }
+        }
+    };
+    for &seed in &stream.seeds {
+        stream.orders.iter().for_each(|order| arm(None, seed, order));
+        stream.baselines.iter().for_each(|&baseline| arm(Some(baseline), seed, &stream.orders[0]));
+    }
+    outlook
 }
 
 impl Desk<'_> {
@@ -80,7 +116,7 @@ impl Desk<'_> {
         let mut run = ArmRun::new(ROUTED, (order, tasks), seed);
         let mut skills = Vec::new();
         for (position, &task) in tasks.iter().enumerate() {
-            let lived = outlook.time(ROUTED, || self.life(task, seed, &skills, report))?;
+            let lived = self.life(task, seed, &skills, outlook, report)?;
             let skill = self.skill(task, &lived)?;
             if let (Some(skill), true) = (&skill, first && self.stream.publish) {
                 self.publish(skill, report)?;
@@ -88,13 +124,14 @@ impl Desk<'_> {
             skills.extend(skill);
             run.lives.push(lived);
             let stage = Stage { arm: ROUTED, seed: Some(seed), after: &tasks[..=position] };
-            let now = seen(tasks, position);
-            let cells = outlook.time("measuring", || match stage.known(self, now) {
-                Some(known) => Ok(known),
-                None => {
-                    stage.measure(self, &Panel::Routed(Directory::new(self, &skills)?, RouteBy::Ridge), now, report)
-                }
-            })?;
+            let now = asked(None, tasks, position);
+            let cells = match stage.known(self, now) {
+                Some(known) => known,
+                None => outlook.time(&asking(ROUTED), || {
+                    let panel = Panel::Routed(Directory::new(self, &skills)?, RouteBy::Ridge);
+                    stage.measure(self, &panel, now, report)
+                })?,
+            };
             run.put(position, now, cells);
             self.tell(&run, position, outlook, report);
         }
@@ -114,25 +151,20 @@ impl Desk<'_> {
         let mut run = ArmRun::new(&arm, (routed.order, tasks), seed);
         let mut skills = Vec::new();
         for (position, &task) in tasks.iter().enumerate() {
-            let last = position + 1 == tasks.len();
-            if baseline == Baseline::Joint && !last {
+            let now = asked(Some(baseline), tasks, position);
+            if now.is_empty() {
                 continue;
             }
             let stage = Stage { arm: &arm, seed: Some(seed), after: &tasks[..=position] };
             let rehearsal = Rehearsal { baseline, seed, tasks: &tasks[..=position] };
             if baseline.trains() {
-                run.lives.push(outlook.time(&arm, || rehearsal.train(self, report))?);
+                run.lives.push(rehearsal.train(self, outlook, report)?);
             } else {
                 skills.extend(self.skill(task, &routed.lives[position])?);
             }
-            let now = match baseline {
-                // Its votes cost a whole pass a prompt, and what it is worth on tasks in between tells little.
-                Baseline::Arrow if !last => &tasks[position..=position],
-                _ => seen(tasks, position),
-            };
-            let cells = outlook.time("measuring", || match stage.known(self, now) {
-                Some(known) => Ok(known),
-                None => {
+            let cells = match stage.known(self, now) {
+                Some(known) => known,
+                None => outlook.time(&asking(&arm), || {
                     let panel = match baseline {
                         Baseline::Sequential | Baseline::Replay | Baseline::Joint => {
                             Panel::One(rehearsal.adapter(self)?)
@@ -143,8 +175,8 @@ impl Desk<'_> {
                         Baseline::Ties => self.merged(&skills, Merge::Ties { density: TIES_DENSITY })?,
                     };
                     stage.measure(self, &panel, now, report)
-                }
-            })?;
+                })?,
+            };
             run.put(position, now, cells);
             self.tell(&run, position, outlook, report);
         }

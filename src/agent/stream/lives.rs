@@ -1,9 +1,11 @@
 //! Subagents of a stream: what each is born from, and what it learns, unless that is known. Never measures what it is worth later.
 
 use super::{
+    arms::ROUTED,
     cost::{Spent, forward, training},
     desk::{Desk, Life, Skill},
     directory::Directory,
+    outlook::Outlook,
 };
 use crate::{
     agent::{AgentError, Class, Learned, Lesson, learn_together},
@@ -44,12 +46,13 @@ impl Desk<'_> {
         task: usize,
         seed: u64,
         skills: &[Skill],
+        outlook: &mut Outlook,
         report: &mut dyn Report,
     ) -> Result<Life, AgentError> {
         let birth = Birth { task, seed, parent: self.parent(task, skills)? };
         let key = birth.key(self);
         if self.known_life(&key).is_none() {
-            self.live(&[birth], report)?;
+            outlook.time(ROUTED, || self.live(&[birth], report))?;
         }
         Ok(self.known_life(&key).expect("it has been lived"))
     }
@@ -64,13 +67,16 @@ impl Desk<'_> {
     }
 
     /// Lives the lives that depend on no other, `at_once` of them together.
-    pub(super) fn live_ahead(&self, report: &mut dyn Report) -> Result<(), AgentError> {
+    pub(super) fn live_ahead(&self, outlook: &mut Outlook, report: &mut dyn Report) -> Result<(), AgentError> {
         let independent = |task: &usize| self.tasks[*task].task.independent;
         let tasks: Vec<usize> = (0..self.tasks.len()).filter(independent).collect();
         let seeds = self.stream.seeds.iter();
         let births = seeds.flat_map(|&seed| tasks.iter().map(move |&task| Birth { task, seed, parent: None }));
         let open: Vec<Birth> = births.filter(|birth| self.known_life(&birth.key(self)).is_none()).collect();
-        open.chunks(self.stream.at_once).try_for_each(|births| self.live(births, report))
+        for births in open.chunks(self.stream.at_once) {
+            outlook.time_all(ROUTED, births.len(), || self.live(births, report))?;
+        }
+        Ok(())
     }
 
     /// How many lives, of those that start from the base, have not been lived.

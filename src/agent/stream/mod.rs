@@ -37,9 +37,8 @@ pub use spec::{Baseline, Stream, StreamError, Task};
 
 use super::{AgentError, Session};
 use crate::common::Report;
-use arms::ROUTED;
+use arms::{ROUTED, expected};
 use desk::Desk;
-use outlook::Outlook;
 use std::path::Path;
 
 /// Runs `stream` in `folder`: what is known there is not computed again.
@@ -55,7 +54,7 @@ pub fn run_stream(
     let desk = Desk::open(session, stream, folder)?;
     let mut outlook = expected(&desk);
     let base = desk.base_cells(report)?;
-    desk.live_ahead(report)?;
+    desk.live_ahead(&mut outlook, report)?;
     let mut runs = Vec::new();
     for &seed in &stream.seeds {
         for order in 0..stream.orders.len() {
@@ -68,22 +67,4 @@ pub fn run_stream(
         }
     }
     Ok(Outcome { stream: stream.clone(), base, runs })
-}
-
-/// The stages that take time, as far as that can be told before.
-fn expected(desk: &Desk<'_>) -> Outlook {
-    let (tasks, seeds) = (desk.tasks.len(), desk.stream.seeds.len());
-    let mut outlook = Outlook::default();
-    outlook.expect(ROUTED, desk.unlived());
-    for baseline in &desk.stream.baselines {
-        let stages = if *baseline == Baseline::Joint { 1 } else { tasks };
-        if baseline.trains() {
-            outlook.expect(&baseline.to_string(), stages * seeds);
-        }
-        if *baseline != Baseline::Oracle {
-            outlook.expect("measuring", stages * seeds);
-        }
-    }
-    outlook.expect("measuring", tasks * seeds);
-    outlook
 }

@@ -2,9 +2,6 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-/// A stage that took less than this was known already and says nothing of the others.
-const KNOWN_SECONDS: f64 = 0.5;
-
 #[derive(Clone, Copy, Debug, Default)]
 struct Kind {
     left: usize,
@@ -17,25 +14,28 @@ struct Kind {
 pub(super) struct Outlook(BTreeMap<String, Kind>);
 
 impl Outlook {
-    /// There will be so many stages of this kind that take their time.
+    /// There will be so many stages of this kind whose outcome is not known.
     pub(super) fn expect(&mut self, kind: &str, stages: usize) {
         self.0.entry(kind.to_owned()).or_default().left += stages;
     }
 
     /// Does one of them.
     pub(super) fn time<T>(&mut self, kind: &str, work: impl FnOnce() -> T) -> T {
+        self.time_all(kind, 1, work)
+    }
+
+    /// Does several at once.
+    pub(super) fn time_all<T>(&mut self, kind: &str, stages: usize, work: impl FnOnce() -> T) -> T {
         let begun = Instant::now();
         let done = work();
-        self.took(kind, begun.elapsed().as_secs_f64());
+        let each = begun.elapsed().as_secs_f64() / stages as f64;
+        (0..stages).for_each(|_| self.took(kind, each));
         done
     }
 
     fn took(&mut self, kind: &str, seconds: f64) {
         let kind = self.0.entry(kind.to_owned()).or_default();
-        if seconds >= KNOWN_SECONDS {
-            (kind.left, kind.timed, kind.seconds) =
-                (kind.left.saturating_sub(1), kind.timed + 1, kind.seconds + seconds);
-        }
+        (kind.left, kind.timed, kind.seconds) = (kind.left.saturating_sub(1), kind.timed + 1, kind.seconds + seconds);
     }
 
     /// In words, if anything has been timed. A kind of which nothing has been takes what the others do on average.
@@ -54,13 +54,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_is_what_stages_of_its_kind_took_and_known_ones_count_for_nothing() {
+    fn what_is_left_is_what_stages_of_its_kind_took() {
         let mut outlook = Outlook::default();
         outlook.expect("life", 3);
         outlook.expect("cell", 2);
         assert_eq!(outlook.left(), None);
         outlook.took("life", 120.0);
-        outlook.took("life", 0.01);
         // Two lives of two minutes, and two cells that are thought to take as much.
         assert_eq!(outlook.left().unwrap(), "about 8 min");
         outlook.took("cell", 60.0);

@@ -4,6 +4,7 @@
 use super::{
     cost::{Spent, training},
     desk::{Desk, Life},
+    outlook::Outlook,
     spec::Baseline,
 };
 use crate::{
@@ -34,7 +35,9 @@ pub(super) struct Rehearsal<'t> {
 impl Rehearsal<'_> {
     fn key(&self, desk: &Desk<'_>) -> Digest {
         let tasks: Vec<_> = self.tasks.iter().map(|&task| desk.identity(task)).collect();
-        desk.key("rehearsal", &serde_json::json!([self.baseline, self.seed, tasks]))
+        // With a single task they are one and the same.
+        let baseline = if self.tasks.len() == 1 { Baseline::Sequential } else { self.baseline };
+        desk.key("rehearsal", &serde_json::json!([baseline, self.seed, tasks]))
     }
 
     fn last(&self) -> usize {
@@ -51,7 +54,7 @@ impl Rehearsal<'_> {
 
     /// Where the adapter that it ends with lies.
     fn folder(&self, desk: &Desk<'_>) -> PathBuf {
-        desk.home.root().join("trained").join(format!("{}-{}", self.baseline, self.key(desk).short()))
+        desk.home.root().join("trained").join(self.key(desk).short())
     }
 
     /// Whose item stands at `place` of step `step`, and at which place of that task's own stream of items.
@@ -121,11 +124,23 @@ impl Rehearsal<'_> {
     }
 
     /// Trains it, unless that is known.
-    pub(super) fn train(&self, desk: &Desk<'_>, report: &mut dyn Report) -> Result<Life, AgentError> {
-        let key = self.key(desk);
-        if let Some(life) = desk.known_life(&key) {
-            return Ok(life);
+    pub(super) fn train(
+        &self,
+        desk: &Desk<'_>,
+        outlook: &mut Outlook,
+        report: &mut dyn Report,
+    ) -> Result<Life, AgentError> {
+        match self.known(desk) {
+            Some(life) => Ok(life),
+            None => outlook.time(&self.baseline.to_string(), || self.train_now(desk, report)),
         }
+    }
+
+    pub(super) fn known(&self, desk: &Desk<'_>) -> Option<Life> {
+        desk.known_life(&self.key(desk))
+    }
+
+    fn train_now(&self, desk: &Desk<'_>, report: &mut dyn Report) -> Result<Life, AgentError> {
         let mut run = self.run(desk)?;
         self.take_steps(desk, &mut run, report)?;
         let lora = self.save(desk, &run.learner)?;
@@ -146,7 +161,7 @@ impl Rehearsal<'_> {
             curve: progress.curve.clone(),
             spent,
         };
-        desk.lives.borrow_mut().insert(key, life.clone())?;
+        desk.lives.borrow_mut().insert(self.key(desk), life.clone())?;
         run.finish()?;
         Ok(life)
     }

@@ -1,0 +1,143 @@
+//! A whole stream on a tiny random model: what arms measure fits together, a run that is killed ends at the same bytes as one that is
+//! not, and nothing is computed twice.
+
+#[path = "cli/checkpoint.rs"]
+mod checkpoint;
+
+use socius::{
+    agent::{AgentError, BaseChoice, Outcome, Session, Stream, run_stream},
+    common::{Home, Phase, Progress, Report, Silent},
+};
+use socius_models::{DeviceChoice, Dtype};
+use std::{cell::Cell, collections::BTreeMap, fs, path::Path};
+
+/// Two rules that a constant answer solves half of, which even random weights can be taught; and what they cannot be taught.
+const STREAM: &str = r#"
+name = "tiny"
+orders = 2
+seeds = [0, 1]
+items = 24
+baselines = ["sequential", "replay", "joint", "average", "ties", "arrow", "oracle"]
+learner = "sft"
+steps = 48
+lr = 0.02
+at_once = 2
+
+[[task]]
+env = "secret-rule@1"
+independent = true
+
+[[task]]
+env = "secret-rule@2"
+independent = true
+
+[[task]]
+env = "add"
+steps = 2
+"#;
+
+fn session(folder: &Path) -> Session {
+    let model = folder.join("model");
+    checkpoint::write(&model);
+    let choice = BaseChoice { model: model.display().to_string(), device: DeviceChoice::Cpu, dtype: Dtype::F32 };
+    Session::open(&choice, Home::at(folder.join("home")), &mut Silent).unwrap()
+}
+
+/// Breaks off at the `n`-th sign of progress in learning or asking, and counts how many there were.
+struct Impatient {
+    signs: Cell<usize>,
+    patience: usize,
+}
+
+impl Report for Impatient {
+    fn progress(&mut self, progress: Progress<'_>) {
+        if matches!(progress.phase, Phase::Training | Phase::Evaluation) {
+            self.signs.set(self.signs.get() + 1);
+        }
+    }
+
+    fn note(&mut self, _: &str) {}
+
+    fn cancelled(&self) -> bool {
+        self.signs.get() >= self.patience
+    }
+}
+
+fn run(session: &Session, folder: &Path, patience: usize) -> (Result<Outcome, AgentError>, usize) {
+    let mut report = Impatient { signs: Cell::new(0), patience };
+    let stream = Stream::parse(STREAM).unwrap();
+    let outcome = run_stream(session, &stream, folder, &mut report);
+    (outcome, report.signs.get())
+}
+
+/// Everything that was measured, without the time that it took: cells by key, and adapters by key.
+fn measured(folder: &Path) -> BTreeMap<String, serde_json::Value> {
+    let mut found = BTreeMap::new();
+    for file in ["cells.jsonl", "lives.jsonl"] {
+        for line in fs::read_to_string(folder.join(file)).unwrap().lines() {
+            let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
+            value["spent"]["seconds"] = 0.into();
+            // A generation's record says when it was published; what it is, `adapter` says.
+            value["generation"] = value["generation"].is_null().into();
+            let key = format!("{file} {}", value["key"]);
+            assert!(found.insert(key, value).is_none(), "nothing is measured twice");
+        }
+    }
+    found
+}
+
+#[test]
+fn a_stream_that_is_killed_again_and_again_ends_at_the_same_bytes_and_then_computes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = session(folder.path());
+    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
+    let (outcome, signs) = run(&session, &whole, usize::MAX);
+    let outcome = outcome.unwrap();
+
+    let kills = 7;
+    let mut left = 0;
+    for _ in 0..kills {
+        let (ended, _) = run(&session, &broken, signs / (kills + 2));
+        assert!(matches!(ended, Err(AgentError::Cancelled)), "it was asked to stop");
+        // As a kill in the middle of a line leaves it.
+        let cells = broken.join("cells.jsonl");
+        let text = fs::read_to_string(&cells).unwrap();
+        fs::write(&cells, format!("{text}{{\"key\":\"0f")).unwrap();
+        left = text.lines().count();
+    }
+    assert!(left > 0, "some of it was done by then");
+    run(&session, &broken, usize::MAX).0.unwrap();
+    assert_eq!(measured(&whole), measured(&broken));
+
+    let (again, signs) = run(&session, &whole, usize::MAX);
+    assert_eq!((again.unwrap().to_json(), signs), (outcome.to_json(), 0), "all is known");
+    fits_together(&outcome, &session);
+}
+
+fn fits_together(outcome: &Outcome, session: &Session) {
+    let json = outcome.to_json();
+    for key in ["tasks", "baseline", "R", "acc", "bwt", "fwt", "forgetting"] {
+        assert!(!json[key].is_null(), "{key}: {json}");
+    }
+    assert_eq!(outcome.runs.len(), 2 * 2 + 7 * 2);
+    let lives: Vec<_> = outcome.of("routed").flat_map(|run| &run.lives).collect();
+    let admitted = lives.iter().filter(|life| life.generation.is_some()).count();
+    assert!(admitted > 0 && admitted < lives.len(), "some proves itself and some does not: {lives:#?}");
+    // Told which task it is, the library keeps everything.
+    for run in outcome.of("oracle") {
+        let metrics = outcome.metrics(run);
+        assert_eq!((metrics.bwt, metrics.forgetting), (Some(0.0), vec![Some(0.0), Some(0.0), None]));
+    }
+    // The first task's sequential adapter is what any subagent of that task becomes: the same items, the same initialisation.
+    for run in outcome.of("sequential") {
+        let own = lives.iter().find(|life| life.task == run.lives[0].task && life.seed == run.seed).unwrap();
+        assert!(own.adapter.is_none() || own.adapter == run.lives[0].adapter);
+    }
+    let published = session.library.list().unwrap().generations;
+    let names: Vec<&str> = published.iter().map(|generation| generation.manifest.name.as_str()).collect();
+    assert!(!names.is_empty() && names.iter().all(|name| name.starts_with("secret-rule-")), "{names:?}");
+    let html = outcome.html("socius run <tiny>.toml");
+    for said in ["secret-rule-1", "sequential", "socius run &lt;tiny&gt;.toml", "<svg", "Forgetting"] {
+        assert!(html.contains(said), "{said}");
+    }
+}
