@@ -87,6 +87,16 @@ fn measured(folder: &Path) -> BTreeMap<String, serde_json::Value> {
 }
 
 #[test]
+fn every_stream_of_this_repository_is_one() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for file in ["docs/stream/two.toml", "docs/stream/eight.toml", "curriculum/starter.toml"] {
+        let text = fs::read_to_string(root.join(file)).unwrap();
+        let stream = Stream::parse(&text).unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert_eq!(Some(stream.name.as_str()), Path::new(file).file_stem().and_then(|stem| stem.to_str()));
+    }
+}
+
+#[test]
 fn a_stream_that_is_killed_again_and_again_ends_at_the_same_bytes_and_then_computes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let session = session(folder.path());

@@ -233,6 +233,24 @@ fn a_home_that_cannot_be_written_is_said_to_be() {
 }
 
 #[test]
+fn what_is_wrong_with_a_stream_is_said_before_anything_is_fetched() {
+    let home = empty();
+    let file = home.path().join("s.toml");
+    let rows = [
+        ("name = \"s\"\n[[task]]\nenv = \"revers\"", "did you mean \"reverse\""),
+        ("name = \"s\"\n[[task]]\nenv = \"json\"\nlevel = 9", "levels 1 to 3"),
+        ("name = \"s\"\nsteps = \"many\"", "line 2"),
+    ];
+    for (text, what) in rows {
+        std::fs::write(&file, text).unwrap();
+        let refused = socius(home.path(), &["run", file.to_str().unwrap(), "--json"]);
+        let error = json(&refused)["error"].as_str().unwrap().to_owned();
+        assert!(refused.status.code() == Some(1) && error.contains("s.toml") && error.contains(what), "{error}");
+    }
+    assert!(!home.path().join("socius/models").exists());
+}
+
+#[test]
 fn every_environment_is_listed_with_an_example_of_each_level() {
     let home = empty();
     let all = json(&socius(home.path(), &["envs", "--json"]));
