@@ -138,10 +138,10 @@ fn fits_together(outcome: &Outcome, session: &Session) {
         let metrics = outcome.metrics(run);
         assert_eq!((metrics.bwt, metrics.forgetting), (Some(0.0), vec![Some(0.0), Some(0.0), None]));
     }
-    // The first task's sequential adapter is what any subagent of that task becomes: the same items, the same initialisation.
+    // The first task's sequential training is what any subagent of that task goes through: the same items, the same initialisation.
     for run in outcome.of("sequential") {
         let own = lives.iter().find(|life| life.task == run.lives[0].task && life.seed == run.seed).unwrap();
-        assert!(own.adapter.is_none() || own.adapter == run.lives[0].adapter);
+        assert_eq!(own.curve, run.lives[0].curve);
     }
     let published = session.library.list().unwrap().generations;
     let names: Vec<&str> = published.iter().map(|generation| generation.manifest.name.as_str()).collect();
