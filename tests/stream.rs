@@ -143,8 +143,8 @@ fn fits_together(outcome: &Outcome, session: &Session) {
         let own = lives.iter().find(|life| life.task == run.lives[0].task && life.seed == run.seed).unwrap();
         assert_eq!(own.curve, run.lives[0].curve);
     }
-    let published = session.library.list().unwrap().generations;
-    let names: Vec<&str> = published.iter().map(|generation| generation.manifest.name.as_str()).collect();
+    let published = session.library.list().unwrap().skills;
+    let names: Vec<&str> = published.iter().map(|skill| skill.name.as_str()).collect();
     assert!(!names.is_empty() && names.iter().all(|name| name.starts_with("secret-rule-")), "{names:?}");
     let html = outcome.html("socius run <tiny>.toml");
     for said in ["secret-rule-1", "sequential", "socius run &lt;tiny&gt;.toml", "<svg", "Forgetting"] {
