@@ -39,7 +39,7 @@ pub use merge::{MergeRequest, merge};
 pub use play::{Place, Play, play};
 pub use recipe::{Method, Recipe, UnknownMethod};
 pub use replay::{Replayed, replay};
-pub use route::{LoggedDecision, Routed, Routing, routing_features};
+pub use route::{LoggedDecision, RouteBench, RouteTimings, Routed, Routing, routing_features};
 pub use run::Point;
 pub use score::Scored;
 pub use session::Session;

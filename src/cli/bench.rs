@@ -1,12 +1,12 @@
 //! `socius bench`: how fast this machine trains and decodes. Never measures anything itself.
 
 use super::{
-    Terminal,
+    Terminal, bench_route,
     flags::{BaseFlags, MemoryFlag},
     roofline, text,
 };
 use crate::{
-    agent::Session,
+    agent::{RouteBench, Session},
     bench::{Clock, Decode, Prefill, Train, Training, ops::Shapes},
 };
 use clap::Subcommand;
@@ -95,6 +95,27 @@ Examples:
         #[command(flatten)]
         common: Common,
     },
+    /// Time the router among made-up skills: opening its index, a route, and what a change of the library takes
+    #[command(after_help = "\
+Examples:
+  socius bench route --skills 10000
+  socius bench route --skills 1000 --json | tail -n 1 | jq '.open_ms, .route_ms_p99'
+
+A route is timed from a prompt's features and words to a choice; the features cost the prompt's own prefill.")]
+    Route {
+        /// Skills
+        #[arg(long, default_value = "10000")]
+        skills: NonZeroUsize,
+        /// Prompts that each is known by
+        #[arg(long, default_value = "8")]
+        prompts: NonZeroUsize,
+        /// Width of the features
+        #[arg(long, default_value = "576")]
+        hidden: NonZeroUsize,
+        /// Prompts that are routed
+        #[arg(long, default_value = "2000")]
+        routes: NonZeroUsize,
+    },
     /// Measure the machine's peaks, and the fraction of them that each operation of a step reaches
     #[command(after_help = "\
 Examples:
@@ -170,6 +191,10 @@ pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> 
         Work::Decode { rows, common } => decode("decode", &rows.work(0, 1), &common, terminal),
         Work::Mixed { rows, adapters, rank, common } => {
             decode("mixed", &rows.work(adapters.get(), rank.get()), &common, terminal)
+        }
+        Work::Route { skills, prompts, hidden, routes } => {
+            let [skills, prompts, hidden, routes] = [skills, prompts, hidden, routes].map(NonZeroUsize::get);
+            bench_route::run(RouteBench { skills, prompts, hidden, routes }, terminal)
         }
         Work::Roofline { batch, length, rank, prompt, base } => {
             let session = base.open(terminal)?;

@@ -5,6 +5,7 @@
 
 mod answer;
 mod bench;
+mod bench_route;
 mod chat;
 mod completions;
 mod doctor;

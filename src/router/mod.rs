@@ -15,6 +15,7 @@ mod cholesky;
 mod file;
 mod index;
 mod ledger;
+mod mix;
 mod solve;
 mod statistics;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use arrow::{Prototypes, SITES as ARROW_SITES, Votes};
 pub use background::BACKGROUND;
 pub use index::Index;
 pub use ledger::{Ledger, Newcomer, Skipped};
+pub use mix::mix;
 pub use text::Terms;
 pub use usefulness::{Outcomes, Record};
 

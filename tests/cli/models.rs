@@ -178,6 +178,37 @@ fn an_adapter_imports_under_a_name_and_exports_for_others() {
     assert!(candidates(&place).contains("mine") && !candidates(&place).contains("back"));
 }
 
+#[test]
+fn the_router_follows_the_library_by_every_means_and_remembers_what_its_choices_earned() {
+    let place = Place::new();
+    let adapter = place.path("adapter");
+    checkpoint::write_adapter(Path::new(&adapter), &place.path("tiny"));
+    let prompts = place.path("prompts.jsonl");
+    std::fs::write(&prompts, "{\"prompt\": \"Sum up: a b\"}\n{\"prompt\": \"Sum up: c d\"}\n").unwrap();
+    let route = |more: &[&str]| place.json(&[&["route", "Sum up: x y"], more].concat());
+    let import = |name: &str| place.json(&["skills", "import", &adapter, "--name", name, "--prompts", &prompts]);
+    import("mine");
+    let first = route(&[]);
+    assert_eq!((&first["scores"][0]["skill"], &first["by"]), (&"mine".into(), &"ridge".into()));
+    assert_eq!(route(&[]), first, "the kept index answers as the solved one");
+    assert_eq!(route(&["--by", "bm25"])["choice"], "mine");
+    let by_weights = route(&["--by", "arrow", "--reward", "0"]);
+    assert_eq!((&by_weights["choice"], &by_weights["scores"][0]["usefulness"]), (&"mine".into(), &1.0.into()));
+    let after = route(&["--by", "arrow"]);
+    assert!(after["scores"][0]["usefulness"].as_f64().unwrap() < 1.0, "{after}");
+    import("other");
+    assert_eq!(route(&[])["skills"], 2);
+    place.json(&["skills", "remove", "other"]);
+    let scores = |route: &Value| (route["scores"][0]["skill"].clone(), route["scores"][0]["prompt"].clone());
+    assert_eq!(scores(&route(&[])), scores(&first), "as if it had never come");
+    let log = std::fs::read_to_string(place.0.path().join("socius/routing/decisions.jsonl")).unwrap();
+    assert_eq!(log.lines().count(), 7);
+    assert!(log.lines().all(|line| !line.contains("Sum up") && serde_json::from_str::<Value>(line).is_ok()));
+    place.json(&["skills", "remove", "mine"]);
+    assert!(route(&[])["choice"].is_null());
+    assert_eq!(place.run(&["route", "x", "--by", "magic"]).status.code(), Some(2));
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interrupt_ends_learning_cleanly_and_the_same_command_goes_on() {

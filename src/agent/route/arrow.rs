@@ -4,7 +4,8 @@ use super::lock;
 use crate::{
     agent::{AgentError, Base, Session},
     common::Digest,
-    router::{ARROW_SITES, Index, Prototypes, Votes},
+    lora::ActiveAdapter,
+    router::{ARROW_SITES, Index, Prototypes, Votes, mix},
 };
 use socius_models::{Batch, Projection, Row, Site};
 use std::sync::Arc;
@@ -14,6 +15,29 @@ impl Session {
     pub(super) fn votes(&self, index: &Index, prompts: &[Vec<u32>]) -> Result<Vec<Vec<f64>>, AgentError> {
         let skills = index.skills().map(|(_, id)| self.prototypes(id)).collect::<Result<Vec<_>, _>>()?;
         votes(&self.base, &skills.iter().map(|skill| &**skill).collect::<Vec<_>>(), prompts)
+    }
+
+    /// The `most` skills that Arrow gives most of a prompt's votes, mixed by their parts of those: one adapter, which may stand in a
+    /// batch beside others. None if there is no skill.
+    ///
+    /// # Errors
+    /// If a skill cannot be loaded.
+    pub fn mixed(&self, prompt: &[u32], most: usize) -> Result<Option<ActiveAdapter>, AgentError> {
+        let index = self.index()?;
+        let votes = self.votes(&index, &[prompt.to_vec()])?.remove(0);
+        let mut best: Vec<(f64, Digest)> = votes.into_iter().zip(index.skills().map(|(_, id)| id)).collect();
+        best.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+        best.truncate(most);
+        let total: f64 = best.iter().map(|(part, _)| part).sum();
+        if total <= 0.0 {
+            return Ok(None);
+        }
+        let adapter = |(part, id): &(f64, Digest)| {
+            Ok((self.adapter(&*self.library.generation(*id)?)?, (part / total) as f32))
+        };
+        let parts = best.iter().map(adapter).collect::<Result<Vec<_>, AgentError>>()?;
+        let parts: Vec<(&ActiveAdapter, f32)> = parts.iter().map(|(adapter, part)| (&**adapter, *part)).collect();
+        Ok(Some(mix(&parts, self.base.spec())))
     }
 
     fn prototypes(&self, id: Digest) -> Result<Arc<Prototypes>, AgentError> {

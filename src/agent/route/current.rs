@@ -34,7 +34,7 @@ impl Session {
         let index = Arc::new(match read {
             Some(index) => index,
             None => {
-                let index = self.ledger(&heads)?.solve(Settings::default());
+                let index = self.followed(&heads)?.solve(Settings::default());
                 // A home that cannot be written to is no reason not to route.
                 let _ = write_atomic(&path, &index.to_bytes(key));
                 index
@@ -52,10 +52,9 @@ impl Session {
         Ok(self.library.heads()?.into_iter().any(|(_, id)| self.library.generation(id).is_ok_and(routable)))
     }
 
-    /// Skills that cannot be routed to, and why.
-    pub fn unroutable(&self) -> Result<Vec<(SkillName, Skipped)>, AgentError> {
-        let ledger = self.ledger(&self.library.heads()?)?;
-        Ok(ledger.skipped().map(|(name, skipped)| (name.clone(), skipped.clone())).collect())
+    /// The sums that the index over the library as it stands is solved from, with the skills that cannot be routed to, and why.
+    pub fn ledger(&self) -> Result<Ledger, AgentError> {
+        self.followed(&self.library.heads()?)
     }
 
     /// Of everything that an index depends on.
@@ -76,7 +75,7 @@ impl Session {
     }
 
     /// The ledger of what the library holds: the one in the home, followed up, or a new one.
-    fn ledger(&self, heads: &[(SkillName, Digest)]) -> Result<Ledger, AgentError> {
+    fn followed(&self, heads: &[(SkillName, Digest)]) -> Result<Ledger, AgentError> {
         let path = self.derived("ledger");
         let background = features::background(&self.base, &self.home)?;
         let read = fs::read(&path).ok().map(|bytes| Ledger::from_bytes(&bytes, &self.base.id, &background));

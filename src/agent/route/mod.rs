@@ -1,10 +1,12 @@
 //! Bringing skills back: a prompt's features through the router to a generation, or to the base. Never trains.
 
 pub(super) mod arrow;
+mod bench;
 pub(super) mod current;
 pub(super) mod features;
 mod history;
 
+pub use bench::{RouteBench, RouteTimings};
 pub(super) use features::ROUTING_PROMPTS;
 pub use features::routing_features;
 pub use history::Decision as LoggedDecision;
