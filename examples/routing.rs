@@ -23,21 +23,95 @@ use std::{collections::BTreeMap, fs};
 /// Prompts that a distractor is known by.
 const KNOWN_BY: usize = 8;
 const VERBS: [&str; 25] = [
-    "summarise", "translate", "improve", "criticise", "explain", "draft", "rate", "classify", "shorten", "illustrate",
-    "research", "simplify", "outline", "review", "defend", "question", "estimate", "rank", "imagine", "plan", "debug",
-    "teach", "proofread", "advertise", "predict",
+    "summarise",
+    "translate",
+    "improve",
+    "criticise",
+    "explain",
+    "draft",
+    "rate",
+    "classify",
+    "shorten",
+    "illustrate",
+    "research",
+    "simplify",
+    "outline",
+    "review",
+    "defend",
+    "question",
+    "estimate",
+    "rank",
+    "imagine",
+    "plan",
+    "debug",
+    "teach",
+    "proofread",
+    "advertise",
+    "predict",
 ];
 const TOPICS: [&str; 20] = [
-    "a recipe with", "the weather over", "a film about", "a letter on", "the market for", "the history of",
-    "the rules for", "a poem about", "an allergy to", "the route to", "a joke on", "the chemistry of", "a workout with",
-    "a lawsuit over", "the taxes on", "a lesson about", "the repair of", "a photograph of", "the transport of",
+    "a recipe with",
+    "the weather over",
+    "a film about",
+    "a letter on",
+    "the market for",
+    "the history of",
+    "the rules for",
+    "a poem about",
+    "an allergy to",
+    "the route to",
+    "a joke on",
+    "the chemistry of",
+    "a workout with",
+    "a lawsuit over",
+    "the taxes on",
+    "a lesson about",
+    "the repair of",
+    "a photograph of",
+    "the transport of",
     "a museum of",
 ];
 const THINGS: [&str; 40] = [
-    "olives", "glaciers", "violins", "sheep", "railways", "tulips", "coins", "lanterns", "volcanoes", "bicycles",
-    "satellites", "mushrooms", "pyramids", "carpets", "dolphins", "clocks", "bridges", "spices", "marble", "kites",
-    "tea", "wolves", "paper", "helmets", "drums", "silk", "engines", "honey", "chess", "rivers", "ladders", "masks",
-    "salt", "comets", "boots", "glass", "forests", "ships", "mirrors", "wheat",
+    "olives",
+    "glaciers",
+    "violins",
+    "sheep",
+    "railways",
+    "tulips",
+    "coins",
+    "lanterns",
+    "volcanoes",
+    "bicycles",
+    "satellites",
+    "mushrooms",
+    "pyramids",
+    "carpets",
+    "dolphins",
+    "clocks",
+    "bridges",
+    "spices",
+    "marble",
+    "kites",
+    "tea",
+    "wolves",
+    "paper",
+    "helmets",
+    "drums",
+    "silk",
+    "engines",
+    "honey",
+    "chess",
+    "rivers",
+    "ladders",
+    "masks",
+    "salt",
+    "comets",
+    "boots",
+    "glass",
+    "forests",
+    "ships",
+    "mirrors",
+    "wheat",
 ];
 
 /// What is asked, and whose skills should answer; none for the base.
@@ -134,8 +208,7 @@ fn index(session: &Session, distractors: usize) -> anyhow::Result<Index> {
         let prompts: Vec<String> = (0..distractors).flat_map(distractor).collect();
         let features = kept(session, &prompts)?;
         for (i, own) in prompts.chunks_exact(KNOWN_BY).enumerate() {
-            let rows: Vec<Vec<f32>> =
-                features.rows().skip(i * KNOWN_BY).take(KNOWN_BY).map(<[f32]>::to_vec).collect();
+            let rows: Vec<Vec<f32>> = features.rows().skip(i * KNOWN_BY).take(KNOWN_BY).map(<[f32]>::to_vec).collect();
             let features = RoutingFeatures::new(features.layer, &rows).map_err(anyhow::Error::msg)?;
             let words = Terms::of(&own.join("\n"));
             let generation = Digest::of(i.to_le_bytes());
@@ -230,18 +303,15 @@ fn row(what: &str, right: &[Vec<bool>], counts: &dyn Fn(usize) -> bool) {
 }
 
 /// Strict accuracy of the answers under each way of choosing, beside that of the base and of an oracle that knows the task.
-fn scores(
-    session: &Session,
-    learned: &Skills,
-    asked: &[Asked],
-    by: &[(&'static str, Choices)],
-) -> anyhow::Result<()> {
+fn scores(session: &Session, learned: &Skills, asked: &[Asked], by: &[(&'static str, Choices)]) -> anyhow::Result<()> {
     let own = asked.iter().map(|asked| asked.task.as_ref().map(|task| learned[task][0].clone()));
     let ways = [("base", vec![None; asked.len()]), ("oracle", own.collect())];
     println!("\n| answers | strict | of the oracle's |\n|---|---|---|");
     let mut known = BTreeMap::new();
     let mut oracle = None;
-    for (name, choices) in ways.iter().rev().map(|(name, choices)| (*name, choices)).chain(by.iter().map(|(n, c)| (*n, c))) {
+    for (name, choices) in
+        ways.iter().rev().map(|(name, choices)| (*name, choices)).chain(by.iter().map(|(n, c)| (*n, c)))
+    {
         let mut hits = 0;
         for (skill, places) in teams(asked, choices, learned) {
             let new: Vec<usize> =

@@ -30,7 +30,13 @@ pub fn mix(parts: &[(&ActiveAdapter, f32)], spec: &Spec) -> ActiveAdapter {
 }
 
 /// Copies one part's factors behind those of the `before` ranks that are there.
-fn place(own: &SiteParameters, part: &ActiveAdapter, weight: f32, before: usize, into: (&mut [f32], &mut [f32], usize)) {
+fn place(
+    own: &SiteParameters,
+    part: &ActiveAdapter,
+    weight: f32,
+    before: usize,
+    into: (&mut [f32], &mut [f32], usize),
+) {
     let (a, b, rank) = into;
     a[before * own.inputs..][..own.rank * own.inputs].copy_from_slice(own.a_of(&part.theta));
     for (to, from) in b.chunks_exact_mut(rank).zip(own.b_of(&part.theta).chunks_exact(own.rank)) {

@@ -32,9 +32,8 @@ impl Session {
         if total <= 0.0 {
             return Ok(None);
         }
-        let adapter = |(part, id): &(f64, Digest)| {
-            Ok((self.adapter(&*self.library.generation(*id)?)?, (part / total) as f32))
-        };
+        let adapter =
+            |(part, id): &(f64, Digest)| Ok((self.adapter(&*self.library.generation(*id)?)?, (part / total) as f32));
         let parts = best.iter().map(adapter).collect::<Result<Vec<_>, AgentError>>()?;
         let parts: Vec<(&ActiveAdapter, f32)> = parts.iter().map(|(adapter, part)| (&**adapter, *part)).collect();
         Ok(Some(mix(&parts, self.base.spec())))
