@@ -22,7 +22,7 @@ mod packed;
 mod reference;
 mod tile;
 
-pub(crate) use multiply::{Job, Operand, Product, run, with_operands};
+pub(crate) use multiply::{Job, Operand, Product, Stream, run, run_streams, with_operands};
 pub(crate) use packed::Packed;
 pub use reference::reference;
 pub(crate) use tile::pair;

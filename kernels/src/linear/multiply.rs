@@ -99,9 +99,19 @@ impl<'a> Job<'a> {
     }
 
     fn multiplications(&self) -> usize {
-        self.products.iter().map(|p| p.rows.len() * p.weight.inputs * p.weight.outputs).sum()
+        self.products.iter().map(Product::multiplications).sum()
     }
 }
+
+impl Product<'_> {
+    fn multiplications(&self) -> usize {
+        self.rows.len() * self.weight.inputs * self.weight.outputs
+    }
+}
+
+/// Where weights start, never read through.
+#[derive(Clone, Copy)]
+pub(super) struct Address(pub(super) *const u8);
 
 /// Panels of which two threads have unequal shares; below it, tasks are halves of a panel's rows.
 const PANELS_MIN: usize = 24;
@@ -117,105 +127,137 @@ struct Task<'a> {
 
 /// Runs all jobs at once. Tasks are panel-major: neighbours share a panel, which then stays in the cache.
 pub(crate) fn run(variant: Variant, jobs: &[Job<'_>], write: Write) {
-    let panels: usize = jobs.iter().map(|job| job.outputs().div_ceil(PANEL)).sum();
-    let mut tasks = Vec::with_capacity(panels);
+    let is_few = |job: &&Job<'_>| HALVED_ROWS.contains(&job.rows);
+    let panels: usize = jobs.iter().filter(is_few).map(|job| job.outputs().div_ceil(PANEL)).sum();
+    let mut tasks = Vec::with_capacity(jobs.len() + panels);
     for job in jobs {
-        let halved = panels < PANELS_MIN && HALVED_ROWS.contains(&job.rows);
+        let halved = panels < PANELS_MIN && is_few(&job);
         let count = if halved { job.rows.div_ceil(2) } else { TASK_ROWS };
         for panel in 0..job.outputs().div_ceil(PANEL) {
             let blocks = (0..job.rows).step_by(count);
             tasks.extend(blocks.map(|start| Task { job, panel, rows: start..job.rows.min(start + count) }));
         }
     }
-    let task = |task: &Task<'_>| run_task(variant, task, write);
     let work: usize = jobs.iter().map(Job::multiplications).sum();
-    if work <= SERIAL_PRODUCTS_MAX || tasks.len() < 2 || rayon::current_num_threads() == 1 {
-        tasks.iter().for_each(task);
+    for_each(&tasks, work, |task, next| {
+        let first = |task: &Task<'_>| task.job.products[0].weight.panel(task.panel);
+        run_task(variant, task, next.map_or(first(task), first), write);
+    });
+}
+
+/// `run(item, the next one)` for every item, on one thread where there is little to do.
+fn for_each<T: Sync>(items: &[T], multiplications: usize, run: impl Fn(&T, Option<&T>) + Sync) {
+    let run = |(i, item): (usize, &T)| run(item, items.get(i + 1));
+    if multiplications <= SERIAL_PRODUCTS_MAX || items.len() < 2 || rayon::current_num_threads() == 1 {
+        items.iter().enumerate().for_each(run);
     } else {
-        tasks.par_iter().for_each(task);
+        items.par_iter().enumerate().for_each(run);
     }
 }
 
-fn run_task(variant: Variant, Task { job, panel, rows }: &Task<'_>, write: Write) {
+/// Adds every product to the rows of the output that it names, which hold the sum so far: `sums`, `[rows, outputs]` each, of the
+/// same linear as the product. A task is a whole product, read in one stream. Where there is an output beside the sum, the
+/// finished rows are added to it.
+pub(crate) fn run_streams(variant: Variant, streams: &[Stream<'_>]) {
+    let work = streams.iter().map(|stream| stream.product.multiplications()).sum();
+    for_each(streams, work, |stream, next| {
+        let Stream { product, sums, onto } = stream;
+        let (rows, outputs) = (product.rows.clone(), product.weight.outputs);
+        assert!(product.x.holds(rows.len(), product.weight.inputs), "an input of [{}, _]", rows.len());
+        let panels = outputs.div_ceil(PANEL);
+        for panel in 0..panels {
+            let next = match next {
+                Some(next) if panel + 1 == panels => next.product.weight.panel(0),
+                _ => product.weight.panel(panel + 1),
+            };
+            let place = Place { panel, columns: PANEL.min(outputs - panel * PANEL), y_row: outputs, accumulate: true };
+            add_product(variant, product, &rows, (place, next), sums.at(rows.start * outputs + panel * PANEL));
+        }
+        if let Some(onto) = onto {
+            // SAFETY: streams differ in rows or outputs, and their rows are inside both.
+            let [y, sums] = [onto, sums].map(|of| unsafe { of.slice(rows.start * outputs, rows.len() * outputs) });
+            y.iter_mut().zip(sums).for_each(|(y, sum)| *y += *sum);
+        }
+    });
+}
+
+/// A product, the sum that it is added to, and the output that the sum is added to.
+pub(crate) struct Stream<'a> {
+    pub(crate) product: Product<'a>,
+    pub(crate) sums: Shared<f32>,
+    pub(crate) onto: Option<Shared<f32>>,
+}
+
+fn run_task(variant: Variant, Task { job, panel, rows }: &Task<'_>, next: Address, write: Write) {
     let outputs = job.outputs();
     let (first, columns) = (panel * PANEL, PANEL.min(outputs - panel * PANEL));
     let y = job.y.at(rows.start * outputs + first);
+    let place = |y_row: usize| Place { panel: *panel, columns, y_row, accumulate: false };
     match write {
-        Write::Set => sum(variant, job, (*panel, columns), rows, (y, outputs)),
+        Write::Set => sum(variant, job, rows, (place(outputs), next), y),
         Write::Add => {
             let mut own = tile::Part::new();
-            sum(variant, job, (*panel, columns), rows, (own.at(), PANEL));
+            sum(variant, job, rows, (place(PANEL), next), own.at());
             // SAFETY: `y` is the caller's promise: tasks differ in panel or rows; the sum has set its rows and columns of `own`.
             unsafe { own.add_to((y, outputs), rows.len(), columns) };
         }
     }
 }
 
-/// Sets `y` (address of the first, distance of rows) to the sum of the job's products.
-fn sum(
+/// A panel of an output.
+#[derive(Clone, Copy)]
+struct Place {
+    panel: usize,
+    columns: usize,
+    /// Distance of the output's rows.
+    y_row: usize,
+    /// Whether the sum starts from what the output holds.
+    accumulate: bool,
+}
+
+/// Sets `y`, rows `block`, to the sum of the job's products; `next` is read after it.
+fn sum(variant: Variant, job: &Job<'_>, block: &Range<usize>, (place, next): (Place, Address), y: *mut f32) {
+    let inside = |product: &Product<'_>| block.start.max(product.rows.start)..block.end.min(product.rows.end);
+    let mut own = job.products.iter().filter(|product| !inside(product).is_empty()).peekable();
+    let mut accumulate = false;
+    while let Some(product) = own.next() {
+        let (rows, next) = (inside(product), own.peek().map_or(next, |product| product.weight.panel(place.panel)));
+        let y = y.wrapping_add((rows.start - block.start) * place.y_row);
+        add_product(variant, product, &rows, (Place { accumulate, ..place }, next), y);
+        accumulate = true;
+    }
+}
+
+/// One product for `rows`, of which `y` is the first.
+fn add_product(
     variant: Variant,
-    job: &Job<'_>,
-    (panel, columns): (usize, usize),
-    block: &Range<usize>,
-    (y, y_row): (*mut f32, usize),
+    product: &Product<'_>,
+    rows: &Range<usize>,
+    (place, next): (Place, Address),
+    y: *mut f32,
 ) {
-    let first = panel * PANEL;
-    for (i, product) in job.products.iter().enumerate() {
-        let rows = block.start.max(product.rows.start)..block.end.min(product.rows.end);
-        if rows.is_empty() {
-            continue;
+    let Place { panel, columns, y_row, accumulate } = place;
+    let (weight, at, first) = (product.weight, rows.start - product.rows.start, panel * PANEL);
+    match (&weight.panels, product.x) {
+        (Panels::Bf16(words), Operand::Pairs(pairs)) => {
+            let steps = weight.inputs.div_ceil(2);
+            let weights = words[first * steps..].as_ptr();
+            let x = pairs[at * steps..].as_ptr();
+            let next = next.0.cast();
+            let tiles =
+                Tiles { rows: rows.len(), columns, steps, x, x_row: steps, weights, y, y_row, accumulate, next };
+            // SAFETY: operands were measured when the product was made; tasks differ in panel or rows.
+            unsafe { tile::run_pairs(variant, tiles) };
         }
-        let (weight, at) = (product.weight, rows.start - product.rows.start);
-        let y = y.wrapping_add((rows.start - block.start) * y_row);
-        let accumulate = i > 0;
-        let last = rows.end == product.rows.end;
-        match (&weight.panels, product.x) {
-            (Panels::Bf16(words), Operand::Pairs(pairs)) => {
-                let steps = weight.inputs.div_ceil(2);
-                let weights = words[first * steps..].as_ptr();
-                let x = pairs[at * steps..].as_ptr();
-                // SAFETY: operands were measured in `Job::new`; tasks differ in panel or rows.
-                unsafe {
-                    tile::run_pairs(
-                        variant,
-                        Tiles {
-                            rows: rows.len(),
-                            columns,
-                            steps,
-                            x,
-                            x_row: steps,
-                            weights,
-                            y,
-                            y_row,
-                            accumulate,
-                            last,
-                        },
-                    )
-                };
-            }
-            (Panels::F32(words), Operand::Floats(x)) => {
-                let steps = weight.inputs;
-                let (weights, x) = (words[first * steps..].as_ptr(), x[at * steps..].as_ptr());
-                // SAFETY: as above.
-                unsafe {
-                    tile::run_floats(
-                        variant,
-                        Floats {
-                            rows: rows.len(),
-                            columns,
-                            steps,
-                            x,
-                            x_row: steps,
-                            weights,
-                            y,
-                            y_row,
-                            accumulate,
-                            last,
-                        },
-                    )
-                };
-            }
-            _ => panic!("operands are readied as the weight is kept"),
+        (Panels::F32(words), Operand::Floats(x)) => {
+            let steps = weight.inputs;
+            let (weights, x) = (words[first * steps..].as_ptr(), x[at * steps..].as_ptr());
+            let next = next.0.cast();
+            let tiles =
+                Floats { rows: rows.len(), columns, steps, x, x_row: steps, weights, y, y_row, accumulate, next };
+            // SAFETY: as above.
+            unsafe { tile::run_floats(variant, tiles) };
         }
+        _ => panic!("operands are readied as the weight is kept"),
     }
 }

@@ -1,5 +1,6 @@
 //! A weight cut into panels; knows how it lies in memory, not what is multiplied by it.
 
+use super::multiply::Address;
 use super::{Operand, PANEL, Product, WeightType, tile};
 use crate::simd::LANES;
 use rayon::prelude::*;
@@ -48,6 +49,14 @@ impl Packed {
     /// Its product with every row of `x`.
     pub(crate) fn of_all<'a>(&'a self, x: Operand<'a>, rows: usize) -> Product<'a> {
         Product { weight: self, x, rows: 0..rows }
+    }
+
+    /// Where panel `index` starts, or would.
+    pub(super) fn panel(&self, index: usize) -> Address {
+        match &self.panels {
+            Panels::Bf16(words) => Address(words.as_ptr().wrapping_add(index * PANEL * self.inputs.div_ceil(2)).cast()),
+            Panels::F32(words) => Address(words.as_ptr().wrapping_add(index * PANEL * self.inputs).cast()),
+        }
     }
 
     pub(super) fn kept(&self) -> WeightType {

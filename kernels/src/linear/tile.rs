@@ -19,8 +19,8 @@ pub(super) struct Tiles<X = u32> {
     pub(super) y: *mut f32,
     pub(super) y_row: usize,
     pub(super) accumulate: bool,
-    /// Whether the panel is not read again soon, so that what follows it is brought meanwhile.
-    pub(super) last: bool,
+    /// The weights that are read after these, as a rule: memory is asked for them meanwhile, unless they are these.
+    pub(super) next: *const X,
 }
 
 /// The same where a step is one f32.
@@ -112,10 +112,12 @@ pub(super) unsafe fn run_pairs(variant: Variant, tiles: Tiles) {
     let width = tiles.columns.next_multiple_of(LANES);
     // At least once, so that no inputs give 0. A sum that is put down and taken up again is the same sum.
     for first in (0..tiles.steps.max(1)).step_by(CACHED_STEPS) {
+        let end = tiles.steps.min(first + CACHED_STEPS);
         let part = Tiles {
-            steps: CACHED_STEPS.min(tiles.steps - first),
+            steps: end - first,
             x: tiles.x.wrapping_add(first),
             weights: tiles.weights.wrapping_add(first * width),
+            next: if end < tiles.steps { tiles.weights.wrapping_add(end * width) } else { tiles.next },
             accumulate: tiles.accumulate || first > 0,
             ..tiles
         };
@@ -164,7 +166,7 @@ unsafe fn avx2(tiles: Tiles) {
 #[inline(always)]
 unsafe fn body<P: PairDot>(t: Tiles) {
     let vectors = t.columns.div_ceil(LANES);
-    let (panel, tiles) = (vectors * LANES * t.steps, t.rows.div_ceil(P::S::TILE_ROWS));
+    let ahead = Ahead::new(&t, vectors * LANES, t.rows.div_ceil(P::S::TILE_ROWS));
     let mut row = 0;
     while row < t.rows {
         let narrow = vectors == 1 && P::S::TILE_VECTORS > 1;
@@ -178,13 +180,7 @@ unsafe fn body<P: PairDot>(t: Tiles) {
                 y: t.y.wrapping_add(row * t.y_row + vector * LANES),
                 columns: t.columns - vector * LANES,
                 width: vectors * LANES,
-                // One tile reads its panel from memory as it goes; several have the next one brought meanwhile, each its share.
-                ahead: t.weights.wrapping_add(match (t.last, tiles) {
-                    (false, _) => 0,
-                    (true, 1) => AHEAD,
-                    (true, _) => panel + row * panel / t.rows,
-                }),
-                stride: if t.last { vectors * LANES / tiles } else { 0 },
+                ahead: ahead.of_tile(row, t.rows),
             };
             // SAFETY: the tile lies inside the panel, x and y.
             unsafe {
@@ -208,9 +204,45 @@ struct At {
     y: *mut f32,
     columns: usize,
     width: usize,
-    /// What memory is asked for, and how far that moves on with each step.
-    ahead: *const u32,
+    ahead: Ahead,
+}
+
+/// What memory is asked for, step by step.
+#[derive(Clone, Copy)]
+struct Ahead {
+    /// Asked for before `turn`, and from there on; both move on by `stride` with each step.
+    own: *const u32,
+    next: *const u32,
+    turn: usize,
     stride: usize,
+    panel: usize,
+}
+
+impl Ahead {
+    /// The only tile of a panel reads it from memory as it goes; of several each has its share of the next one brought.
+    #[inline(always)]
+    fn new(t: &Tiles, width: usize, tiles: usize) -> Self {
+        let panel = width * t.steps;
+        if tiles == 1 {
+            let turn = t.steps - t.steps.min(AHEAD / width);
+            let own = t.weights.wrapping_add(AHEAD);
+            Self { own, next: t.next.wrapping_sub(turn * width), turn, stride: width, panel: 0 }
+        } else if t.next == t.weights {
+            Self { own: t.weights, next: t.weights, turn: 0, stride: 0, panel: 0 }
+        } else {
+            Self { own: t.next, next: t.next, turn: 0, stride: width / tiles, panel }
+        }
+    }
+
+    #[inline(always)]
+    fn of_tile(self, row: usize, rows: usize) -> Self {
+        Self { next: self.next.wrapping_add(row * self.panel / rows), ..self }
+    }
+
+    #[inline(always)]
+    fn at(&self, step: usize) -> *const u32 {
+        (if step < self.turn { self.own } else { self.next }).wrapping_add(step * self.stride)
+    }
 }
 
 #[inline(always)]
@@ -261,7 +293,7 @@ unsafe fn run_tile<P: PairDot, const R: usize, const V: usize>(t: &Tiles, at: At
             weights = weights.add(at.width);
             // A tile of one or two rows does little else than read.
             for line in 0..if R <= 2 { V } else { 1 } {
-                P::S::prefetch_far(at.ahead.wrapping_add(step * at.stride + line * LANES));
+                P::S::prefetch_far(at.ahead.at(step).wrapping_add(line * LANES));
             }
             for r in 0..R {
                 let a = P::splat_pair(*at.x.add(r * t.x_row + step));
