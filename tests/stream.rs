@@ -2,6 +2,7 @@
 //! not, and nothing is computed twice.
 
 #[path = "cli/checkpoint.rs"]
+#[allow(dead_code, reason = "adapters are written for other tests")]
 mod checkpoint;
 
 use socius::{
