@@ -4,6 +4,7 @@
 mod base;
 mod budget;
 mod card;
+mod divergence;
 mod error;
 mod evaluate;
 mod gate;
@@ -27,6 +28,7 @@ mod stream;
 pub use base::{Base, BaseChoice, Outline};
 pub use budget::Budget;
 pub use card::model_card;
+pub use divergence::divergence;
 pub use error::AgentError;
 pub use evaluate::{Evaluation, evaluate};
 pub use gate::{Decision, Gate};

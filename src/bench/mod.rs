@@ -1,20 +1,23 @@
-//! Timings of the trainer and the engine on random tokens, for ratios against other programs. Never sees text, files or tasks.
+//! Timings of the trainer and the engine on random tokens, and of a library of made-up skills. Never sees text or tasks.
 //!
 //! What is timed is what learning and answering run: [`crate::train::forward_backward`] with [`crate::train::optim_step`], and
 //! [`crate::engine::Engine::step`]. Every figure is the median of several runs after one that warms up.
 
 mod decode;
+mod library;
 pub mod ops;
 mod roofline;
 mod train;
 
 pub use decode::{Decode, Decoded, Decoding, Prefill};
+pub use library::{Shelf, ShelfTimes};
 pub use roofline::{Bound, Reached, Roofline};
 pub use train::{Train, Training};
 
 use crate::{
     common::{Phase, Progress, Report, Seed, Unit},
     engine::EngineError,
+    library::LibraryError,
     lora::LoraError,
     train::TrainError,
 };
@@ -37,6 +40,9 @@ pub enum BenchError {
     /// The adapters cannot be made.
     #[error(transparent)]
     Lora(#[from] LoraError),
+    /// The library failed.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
     /// A training step failed.
     #[error(transparent)]
     Train(#[from] TrainError),

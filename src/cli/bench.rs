@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     agent::{RouteBench, Session},
-    bench::{Clock, Decode, Prefill, Train, Training, ops::Shapes},
+    bench::{Clock, Decode, Prefill, Shelf, Train, Training, ops::Shapes},
 };
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -116,6 +116,21 @@ A route is timed from a prompt's features and words to a choice; the features co
         #[arg(long, default_value = "2000")]
         routes: NonZeroUsize,
     },
+    /// Time a library of many small skills: opening, listing, searching
+    #[command(after_help = "\
+Examples:
+  socius bench library
+  socius bench library --skills 1000 --json | tail -n 1 | jq '.open_ms, .list_ms'
+
+The skills are made up, of rank 1 over the default base's shape, and published one by one into a temporary folder.")]
+    Library {
+        /// Skills
+        #[arg(long, default_value = "10000")]
+        skills: NonZeroUsize,
+        /// Measured runs, of which the median counts
+        #[arg(long, default_value = "5")]
+        runs: NonZeroUsize,
+    },
     /// Measure the machine's peaks, and the fraction of them that each operation of a step reaches
     #[command(after_help = "\
 Examples:
@@ -196,6 +211,7 @@ pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> 
             let [skills, prompts, hidden, routes] = [skills, prompts, hidden, routes].map(NonZeroUsize::get);
             bench_route::run(RouteBench { skills, prompts, hidden, routes }, terminal)
         }
+        Work::Library { skills, runs } => library(skills.get(), runs.get(), terminal),
         Work::Roofline { batch, length, rank, prompt, base } => {
             let session = base.open(terminal)?;
             let kept = if session.base.dtype == Dtype::Bf16 { WeightType::Bf16 } else { WeightType::F32 };
@@ -204,6 +220,33 @@ pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> 
             roofline::run(shapes, prompt.get(), terminal)
         }
     }
+}
+
+fn library(skills: usize, runs: usize, terminal: &mut Terminal) -> anyhow::Result<Value> {
+    let folder = tempfile::tempdir()?;
+    let found = Shelf::fill(&folder.path().join("library"), skills, terminal)?.measure(runs, terminal)?;
+    let milliseconds = |seconds: f64| format!("{:.1} ms", seconds * 1e3);
+    let rows = [
+        ("skills", skills.to_string()),
+        ("publish one", milliseconds(found.publish)),
+        ("open", milliseconds(found.open)),
+        ("list", milliseconds(found.list)),
+        ("search words", milliseconds(found.search)),
+        ("search like", milliseconds(found.like)),
+        ("show one", milliseconds(found.show)),
+    ];
+    terminal.lines(text::table(&rows.map(|(what, value)| [what.to_owned(), value])))?;
+    Ok(json!({
+        "work": "library",
+        "skills": skills,
+        "publish_ms": found.publish * 1e3,
+        "open_ms": found.open * 1e3,
+        "list_ms": found.list * 1e3,
+        "search_ms": found.search * 1e3,
+        "like_ms": found.like * 1e3,
+        "show_ms": found.show * 1e3,
+        "peak_mb": peak_mb(),
+    }))
 }
 
 impl Rows {

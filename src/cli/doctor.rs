@@ -4,7 +4,7 @@ use super::{Terminal, text};
 use crate::{
     common::Home,
     fetch::{self, LocalModel},
-    library::Library,
+    library::{Library, LibraryError},
 };
 use serde_json::{Value, json};
 use socius_models::{DeviceChoice, ModelError, device};
@@ -25,7 +25,8 @@ Examples:
   socius doctor
   socius doctor --json | tail -n 1 | jq '.problems'
 
-Every model's files are hashed again. Problems are reported, not mended; the exit code is 0.")]
+Every file of models and skills is hashed again. What is damaged of a skill is put aside; other problems are reported, not
+mended. The exit code is 0.")]
 pub(super) struct Args {}
 
 pub(super) fn run(_: Args, terminal: &mut Terminal) -> anyhow::Result<Value> {
@@ -100,10 +101,16 @@ fn library(home: &Home) -> (usize, Vec<String>) {
     if !home.library().exists() {
         return (0, Vec::new());
     }
-    match Library::open(&home.library()).and_then(|library| library.list()) {
-        Ok(found) => {
-            let damaged = found.damaged.iter().map(|error| format!("library: {error}"));
-            (found.skills.len(), damaged.collect())
+    let looked = || {
+        let library = Library::open(&home.library())?;
+        let found = library.verify()?;
+        Ok::<_, LibraryError>((library.heads()?.len(), found))
+    };
+    match looked() {
+        Ok((skills, found)) => {
+            let damaged = found.damaged.iter().map(|damage| format!("library: {damage}"));
+            let index = found.index.iter().map(|problem| format!("library's index: {problem}"));
+            (skills, damaged.chain(index).collect())
         }
         Err(error) => (0, vec![format!("library: {error}")]),
     }

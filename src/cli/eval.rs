@@ -2,15 +2,20 @@
 
 use super::{
     Terminal,
+    answer::versioned,
     flags::{self, BaseFlags},
     learn,
 };
 use crate::{
-    agent::{self, SkillChoice},
-    envs::{Form, Query, Split},
+    agent::{self, Session, SkillChoice},
+    envs::{Environment, Form, Query, Split},
+    library::{Comparison, EnvId, Evidence, Finding, Generation, Score},
 };
 use clap::ValueEnum;
 use serde_json::{Value, json};
+
+/// Items whose replies are drawn to estimate how far a skill is from the base.
+const DIVERGENCE_ITEMS: usize = 64;
 
 /// Test a skill, the routed skills or the base in an environment
 #[derive(clap::Args)]
@@ -19,6 +24,7 @@ Examples:
   socius eval reverse                       whoever the router chooses
   socius eval reverse --skill none          the base
   socius eval cipher --skill cipher --form reversed
+  socius eval json --skill reverse --record       what reverse brings or harms there, kept with it
   socius eval json --items 500 --split validation --json | tail -n 1 | jq .strict")]
 pub(super) struct Args {
     /// The environment (see `socius envs`)
@@ -42,6 +48,9 @@ pub(super) struct Args {
     /// The form of the questions, in environments of facts
     #[arg(long, value_enum, default_value = "direct")]
     form: FormFlag,
+    /// Keep the scores of the base and of the skill, and how far the skill's replies are from the base's, with the skill's generation
+    #[arg(long)]
+    record: bool,
     #[command(flatten)]
     base: BaseFlags,
 }
@@ -89,6 +98,14 @@ pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> 
     terminal.line(format!("  lenient {lenient:.1} %"))?;
     let answered = found.answered_by.iter().map(|(who, count)| format!("{who} {count}")).collect::<Vec<_>>();
     terminal.line(format!("  answered by {}", answered.join(", ")))?;
+    let recorded = match (args.record, &args.skill) {
+        (false, _) => Vec::new(),
+        (true, SkillChoice::Named(skill)) => {
+            let generation = session.library.show(skill)?;
+            record(&session, &*env, &query, &generation, &score, terminal)?
+        }
+        (true, _) => anyhow::bail!("--record keeps the scores with a skill: name one with --skill"),
+    };
     Ok(json!({
         "env": name,
         "skill": skill,
@@ -100,5 +117,37 @@ pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> 
         "items": score.items,
         "ci95": score.ci95,
         "answered_by": found.answered_by,
+        "recorded": recorded,
     }))
+}
+
+/// Measures the base on the same items, and the skill's distance from it, and adds both to the generation's evidence.
+fn record(
+    session: &Session,
+    env: &dyn Environment,
+    query: &Query,
+    generation: &Generation,
+    after: &Score,
+    terminal: &mut Terminal,
+) -> anyhow::Result<Vec<Evidence>> {
+    let base = agent::evaluate(session, env, query, after.items, &SkillChoice::None, terminal)?;
+    let before = base.grades.score();
+    let items = agent::fixed_items_of(env, query, after.items.min(DIVERGENCE_ITEMS))?;
+    let (nats_per_token, tokens) = agent::divergence(session, env, &items, generation, terminal)?;
+    let info = env.info();
+    let env = EnvId { name: info.name.clone(), version: info.version.clone(), level: Some(query.level.to_string()) };
+    let scores = Comparison { before, after: *after };
+    let now = jiff::Timestamp::now();
+    let findings = [
+        Finding::Evaluation { env: env.clone(), split: query.split.to_string(), scores },
+        Finding::Divergence { env, nats_per_token, tokens },
+    ];
+    let evidence = findings.map(|finding| Evidence::new(generation.id, finding, now));
+    evidence.iter().try_for_each(|evidence| session.library.attach(evidence.clone()))?;
+    terminal.line(format!(
+        "  recorded with {}: base {:.1} %, KL to it {nats_per_token:.3} nats a token",
+        versioned(generation),
+        100.0 * before.strict
+    ))?;
+    Ok(evidence.to_vec())
 }

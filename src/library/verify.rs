@@ -11,7 +11,7 @@ use crate::common::Digest;
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -55,6 +55,22 @@ pub struct Damage {
     pub born_from_them: Vec<String>,
     /// Where its bytes were put, if they were wrong.
     pub quarantined: Option<PathBuf>,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "damaged: {} {} ({})", self.what, self.path.display(), self.why)?;
+        if !self.generations.is_empty() {
+            write!(f, "; do not use {}", self.generations.join(", "))?;
+        }
+        if !self.born_from_them.is_empty() {
+            write!(f, "; born from them: {}", self.born_from_them.join(", "))?;
+        }
+        match &self.quarantined {
+            Some(path) => write!(f, "; put aside as {}", path.display()),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What the objects alone say.

