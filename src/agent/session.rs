@@ -3,13 +3,16 @@
 use super::{AgentError, Base, BaseChoice, SkillChoice, route};
 use crate::{
     common::{Home, Report},
-    library::{AdapterCache, Generation, Library},
+    library::{AdapterCache, Generation, Library, LibraryError},
     lora::ActiveAdapter,
 };
 use std::sync::Arc;
 
 /// Adapters kept in memory: 2 GiB hold some hundred of rank 16 over the default base.
 const CACHE_BYTES: usize = 2 << 30;
+
+/// Damaged skills that are routed around before a request fails: more are no accident.
+const DETOURS_MAX: usize = 8;
 
 /// A base and the skills over it.
 pub struct Session {
@@ -43,8 +46,30 @@ impl Session {
             SkillChoice::Named(skill) => Ok(Some(self.library.show(skill)?)),
             // Knowing what belongs to no skill may cost a pass over the background prompts: not worth it where there is no choice.
             SkillChoice::Auto if !self.has_routable_skills()? => Ok(None),
-            SkillChoice::Auto => Ok(self.route(&[prompt.to_vec()])?.remove(0).choice),
-            SkillChoice::Routed(routing) => Ok(self.route_as(&[prompt.to_vec()], *routing)?.remove(0).choice),
+            SkillChoice::Auto => self.around_damage(|| Ok(self.route(&[prompt.to_vec()])?.remove(0).choice)),
+            SkillChoice::Routed(routing) => {
+                self.around_damage(|| Ok(self.route_as(&[prompt.to_vec()], *routing)?.remove(0).choice))
+            }
         }
+    }
+
+    /// What `choose` chooses once its adapter can be loaded: the library leaves out what it has found damaged, so the next choice is
+    /// another one.
+    fn around_damage(
+        &self,
+        choose: impl Fn() -> Result<Option<Arc<Generation>>, AgentError>,
+    ) -> Result<Option<Arc<Generation>>, AgentError> {
+        let loaded = || {
+            let chosen = choose()?;
+            chosen.as_ref().map(|generation| self.adapter(generation)).transpose()?;
+            Ok(chosen)
+        };
+        for _ in 0..DETOURS_MAX {
+            match loaded() {
+                Err(AgentError::Library(LibraryError::Damaged { .. })) => {}
+                other => return other,
+            }
+        }
+        loaded()
     }
 }

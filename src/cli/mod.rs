@@ -104,11 +104,21 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let message = one_line(&error);
             terminal.error(&message);
+            let mut value = error.downcast_ref::<Unwell>().map_or_else(|| json!({}), |found| found.value.clone());
+            value["error"] = json!(message);
             // The reader may be gone; the exit code says enough.
-            let _ = terminal.finish(&json!({ "error": message }));
+            let _ = terminal.finish(&value);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Work that was done and found something wrong: a failure with a result.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct Unwell {
+    message: String,
+    value: Value,
 }
 
 /// Whether whoever read our output has closed it, as `| head` does: no failure of ours.

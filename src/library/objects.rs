@@ -23,7 +23,9 @@ pub(super) struct Objects {
 /// Why an object's bytes cannot be had.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// It is not there, or cannot be read.
+    /// It is not there.
+    Missing(String),
+    /// It cannot be read.
     Unreadable(String),
     /// Its bytes are not what its name says.
     Wrong(String),
@@ -31,7 +33,7 @@ pub(super) enum Fault {
 
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (Self::Unreadable(why) | Self::Wrong(why)) = self;
+        let (Self::Missing(why) | Self::Unreadable(why) | Self::Wrong(why)) = self;
         f.write_str(why)
     }
 }
@@ -106,10 +108,13 @@ impl Objects {
 
     fn unreadable(&self, digest: Digest, error: &io::Error) -> Fault {
         let set_aside = self.quarantine.join(digest.to_string());
-        Fault::Unreadable(match set_aside.exists() {
-            true => format!("its bytes were wrong and lie in {}", set_aside.display()),
-            false => error.to_string(),
-        })
+        match error.kind() {
+            io::ErrorKind::NotFound if set_aside.exists() => {
+                Fault::Missing(format!("its bytes were wrong and lie in {}", set_aside.display()))
+            }
+            io::ErrorKind::NotFound => Fault::Missing(error.to_string()),
+            _ => Fault::Unreadable(error.to_string()),
+        }
     }
 
     /// Every object that has an object's name, with its size.

@@ -267,18 +267,20 @@ impl Library {
         if rows.is_empty() { Err(no_skill(name)) } else { Ok(rows) }
     }
 
-    /// The bytes of an object. One whose bytes are wrong is put aside and remembered, so that the next choice is made without it.
+    /// The bytes of an object. One that is wrong or missing is remembered, so that the next choice is made without its generation; wrong
+    /// bytes are put aside.
     fn read(&self, what: &str, digest: Digest, generation: Digest) -> Result<Vec<u8>, LibraryError> {
         self.objects.get(digest).map_err(|fault| {
-            if let Fault::Wrong(why) = &fault {
+            let why = fault.to_string();
+            if !matches!(fault, Fault::Unreadable(_)) {
                 let found = Quarantined { object: digest, id: generation, what: what.to_owned(), why: why.clone() };
                 // A library that cannot be written has shown the damage at least.
                 self.index.try_write(|change| {
                     change.quarantine(&found)?;
-                    self.objects.set_aside(digest).map(drop)
+                    if matches!(fault, Fault::Wrong(_)) { self.objects.set_aside(digest).map(drop) } else { Ok(()) }
                 });
             }
-            self.damaged(what, digest, fault.to_string(), generation)
+            self.damaged(what, digest, why, generation)
         })
     }
 

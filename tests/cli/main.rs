@@ -196,6 +196,53 @@ fn skills_are_listed_shown_exported_and_removed() {
 }
 
 #[test]
+fn names_move_evidence_is_kept_and_an_archive_brings_all_of_it_to_another_home() {
+    let (home, other) = (empty(), empty());
+    let library = publish(home.path());
+    let run_in = |home: &Path, args: &[&str]| json(&socius(home, &[&["skills"], args, &["--json"]].concat()));
+    let run = |args: &[&str]| run_in(home.path(), args);
+    assert_eq!(run(&["rollback", "reverse"])["number"], 1);
+    assert!(run(&["rollback", "reverse"])["error"].as_str().unwrap().contains("nothing comes before"));
+    assert_eq!(run(&["promote", "reverse", "2"])["number"], 2);
+    assert_eq!(run(&["note", "reverse", "also turns cities around"])["finding"]["kind"], "note");
+    let moves = run(&["history", "reverse"])["moves"].clone();
+    let kinds: Vec<_> = moves.as_array().unwrap().iter().map(|entry| entry["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["publish", "publish", "rollback", "promote"]);
+    assert_eq!(run(&["search", "CITIES"])["skills"][0]["name"], "reverse");
+    assert!(run(&["search", "nothing", "like", "it"])["skills"].as_array().unwrap().is_empty());
+    assert!(text(&socius(home.path(), &["skills", "show", "reverse"]).stdout).contains("also turns cities around"));
+
+    let folder = home.path().join("out");
+    let exported = run(&["export", "reverse", folder.to_str().unwrap(), "--format", "archive"]);
+    let file = exported["files"][0].as_str().unwrap();
+    assert_eq!(run_in(other.path(), &["import", file])["imported"][0], "reverse");
+    assert_eq!(run_in(other.path(), &["show", "reverse"]), run(&["show", "reverse"]));
+    assert_eq!(run_in(other.path(), &["history", "reverse"])["moves"], moves);
+    assert_eq!(run_in(other.path(), &["import", file])["unchanged"][0], "reverse");
+    assert_eq!(run_in(other.path(), &["import", file, "--name", "again"])["imported"][0], "again");
+    let bundle = folder.join("all.socius");
+    let names = run_in(other.path(), &["bundle", bundle.to_str().unwrap()])["skills"].clone();
+    assert_eq!(names.as_array().unwrap().len(), 2);
+
+    assert_eq!(run(&["gc", "--dry-run"])["objects"], 0);
+    run(&["remove", "reverse"]);
+    let planned = run(&["gc", "--dry-run"])["objects"].clone();
+    assert_eq!(run(&["gc"])["objects"], planned);
+    assert!(planned.as_u64().unwrap() >= 5, "{planned}");
+    assert_eq!(run(&["import", file])["imported"][0], "reverse");
+    assert_eq!(run(&["verify"])["sound"], true);
+    let digest = library.list().unwrap().skills[0].generation.to_string();
+    std::fs::write(library.root().join("objects").join(&digest[..2]).join(&digest[2..]), "tampered").unwrap();
+    let output = socius(home.path(), &["skills", "verify", "--json"]);
+    let found = json(&output);
+    assert_eq!((output.status.code(), &found["damaged"][0]["generations"][0]), (Some(1), &"reverse@2".into()));
+    assert!(run(&["list"])["skills"].as_array().unwrap().is_empty());
+    assert_eq!(run(&["import", file])["error"], Value::Null);
+    assert_eq!(run(&["verify", "--rebuild"])["sound"], true);
+    assert_eq!(run(&["list"])["skills"][0]["number"], 2);
+}
+
+#[test]
 fn the_doctor_names_what_is_wrong_and_nothing_when_all_is_well() {
     let home = empty();
     let doctor = || json(&socius(home.path(), &["doctor", "--json"]));

@@ -166,7 +166,8 @@ fn published(library: &Library) -> BTreeMap<String, usize> {
     names.map(|name| (name.to_string(), library.history(&name).expect("it is there").moves.len())).collect()
 }
 
-fn check(root: &Path, deeds: &[String], before: &BTreeMap<String, usize>, tally: &mut Tally) {
+/// Counts what does not hold of the library at `root` after `deeds`.
+pub(crate) fn check(root: &Path, deeds: &[String], before: &BTreeMap<String, usize>, tally: &mut Tally) {
     let library = Library::open(root).expect("what was killed leaves a library that opens");
     let found = library.verify().expect("and can be read");
     tally.done += deeds.len();

@@ -1,7 +1,7 @@
 //! Whether the library is sound, and what of it nobody needs. Never judges what a skill is worth.
 
 use crate::{
-    cli::{Terminal, text},
+    cli::{Terminal, Unwell, text},
     common::{Home, Report},
     library::{Library, Verification},
 };
@@ -33,12 +33,13 @@ pub(super) fn verify(home: &Home, rebuild: bool, terminal: &mut Terminal) -> any
     let value = json!({
         "checked": checked, "bytes": bytes, "damaged": damaged, "mended": mended, "index": index, "sound": sound,
     });
-    if !sound {
-        // The findings are the result; the exit code says that there are some.
-        terminal.finish(&value)?;
-        anyhow::bail!("{} damaged objects, {} differences in the index", damaged.len(), index.len());
+    match sound {
+        true => Ok(value),
+        false => {
+            let message = format!("{} damaged objects, {} differences in the index", damaged.len(), index.len());
+            Err(Unwell { message, value }.into())
+        }
     }
-    Ok(value)
 }
 
 pub(super) fn collect(library: &Library, dry_run: bool, terminal: &mut Terminal) -> anyhow::Result<Value> {

@@ -3,7 +3,7 @@
 use crate::{
     agent::{self, MergeRequest, Replayed},
     cli::{
-        Terminal,
+        Terminal, Unwell,
         answer::versioned,
         flags::{BaseFlags, OutlineFlags},
         learn,
@@ -123,11 +123,13 @@ pub(super) fn replay(
         "name": generation.manifest.name, "generation": generation.id, "steps": steps, "seconds": seconds,
         "identical": identical, "adapter": adapter, "recorded": recorded.0,
     });
-    if !identical {
-        terminal.finish(&value)?;
-        anyhow::bail!("{} came out as other bytes than recorded", versioned(&generation));
+    match identical {
+        true => Ok(value),
+        false => {
+            let message = format!("{} came out as other bytes than recorded", versioned(&generation));
+            Err(Unwell { message, value }.into())
+        }
     }
-    Ok(value)
 }
 
 pub(super) fn moved(entry: &Move, terminal: &mut Terminal) -> anyhow::Result<Value> {
