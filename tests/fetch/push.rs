@@ -84,7 +84,8 @@ fn reply(state: &mut Received, path: &str, token: &str, body: &[u8], origin: &st
         _ if path.ends_with("/info/lfs/objects/batch") => {
             let place = |object: &serde_json::Value| {
                 let oid = object["oid"].as_str().unwrap();
-                let upload = serde_json::json!({ "href": format!("{origin}/storage/{oid}"), "header": { "x-key": "k" } });
+                let upload =
+                    serde_json::json!({ "href": format!("{origin}/storage/{oid}"), "header": { "x-key": "k" } });
                 match state.stored.contains_key(oid) {
                     true => serde_json::json!({ "oid": oid }),
                     false => serde_json::json!({ "oid": oid, "actions": { "upload": upload } }),

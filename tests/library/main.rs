@@ -56,8 +56,7 @@ fn a_full_disk_is_an_error_and_what_was_published_stays_whole() {
     assert!(why.contains(folder.path().to_str().unwrap()), "the error names the file: {why}");
     assert!(!output.status.success());
     drop(before);
-    let deeds: Vec<String> =
-        said.lines().filter(|line| !line.starts_with("failed ")).map(str::to_owned).collect();
+    let deeds: Vec<String> = said.lines().filter(|line| !line.starts_with("failed ")).map(str::to_owned).collect();
     let mut tally = crash::Tally::default();
     crash::check(&root, &deeds, &Default::default(), &mut tally);
     assert!(tally.done > 0, "{said}");
