@@ -139,10 +139,10 @@ fn fits_together(outcome: &Outcome, session: &Session) {
         let metrics = outcome.metrics(run);
         assert_eq!((metrics.bwt, metrics.forgetting), (Some(0.0), vec![Some(0.0), Some(0.0), None]));
     }
-    // The first task's sequential training is what any subagent of that task goes through: the same items, the same initialisation.
+    // The first task's sequential training begins as that of any subagent: the same items, the same initialisation.
     for run in outcome.of("sequential") {
         let own = lives.iter().find(|life| life.task == run.lives[0].task && life.seed == run.seed).unwrap();
-        assert_eq!(own.curve, run.lives[0].curve);
+        assert_eq!((own.curve[0], own.steps), (run.lives[0].curve[0], run.lives[0].steps));
     }
     let published = session.library.list().unwrap().skills;
     let names: Vec<&str> = published.iter().map(|skill| skill.name.as_str()).collect();

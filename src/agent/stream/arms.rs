@@ -128,7 +128,7 @@ impl Desk<'_> {
             let cells = match stage.known(self, now) {
                 Some(known) => known,
                 None => outlook.time(&asking(ROUTED), || {
-                    let panel = Panel::Routed(Directory::new(self, &skills)?, RouteBy::Ridge);
+                    let panel = Panel::Routed(Box::new(Directory::new(self, &skills)?), RouteBy::Ridge);
                     stage.measure(self, &panel, now, report)
                 })?,
             };
@@ -170,7 +170,7 @@ impl Desk<'_> {
                             Panel::One(rehearsal.adapter(self)?)
                         }
                         Baseline::Oracle => Panel::Told(skills.clone()),
-                        Baseline::Arrow => Panel::Routed(Directory::new(self, &skills)?, RouteBy::Arrow),
+                        Baseline::Arrow => Panel::Routed(Box::new(Directory::new(self, &skills)?), RouteBy::Arrow),
                         Baseline::Average => self.merged(&skills, Merge::Linear)?,
                         Baseline::Ties => self.merged(&skills, Merge::Ties { density: TIES_DENSITY })?,
                     };

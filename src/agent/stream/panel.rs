@@ -20,7 +20,7 @@ pub(super) enum Panel {
     /// One adapter answers everything.
     One(Arc<ActiveAdapter>),
     /// The router chooses among skills by the prompt alone, by what it goes by.
-    Routed(Directory, RouteBy),
+    Routed(Box<Directory>, RouteBy),
     /// A task's own skill answers, as if somebody had said which task it is.
     Told(Vec<Skill>),
 }
