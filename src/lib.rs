@@ -18,6 +18,7 @@
 //! | 4 | `engine`, `train`, `library` |
 //! | 5 | `router`, `bench` |
 //! | 6 | `agent` |
+//! | 7 | `server` |
 //! | 8 | `cli` |
 #![forbid(unsafe_code)]
 
@@ -33,5 +34,6 @@ pub mod library;
 pub mod lora;
 pub mod report;
 pub mod router;
+pub mod server;
 pub mod text;
 pub mod train;

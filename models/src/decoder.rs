@@ -11,6 +11,7 @@ use std::sync::Arc;
 /// A decoder of whatever form, as [`crate::Model`] holds it. Its methods are those of the model.
 pub(crate) trait Decode: Send + Sync {
     fn sequence(&self) -> KvSequence;
+    fn pausing(&self, pause: Arc<dyn Pause>) -> Box<dyn Decode>;
     fn forward(
         &self,
         batch: &Batch,
@@ -29,6 +30,12 @@ pub(crate) trait Decode: Send + Sync {
     ) -> Result<Box<dyn Recorded + Send + 'm>, ModelError>;
 }
 
+/// Whoever says when a pass of lower priority may go on.
+pub trait Pause: Send + Sync {
+    /// Returns when the next half-layer may run.
+    fn pause(&self);
+}
+
 /// A recorded pass of whatever form, as [`crate::Recording`] holds it.
 pub(crate) trait Recorded {
     fn scores(&mut self, targets: &[Target]) -> Result<Scores, ModelError>;
@@ -44,7 +51,8 @@ pub(crate) trait Recorded {
 /// half, `2 · layer + 1` its MLP half.
 pub(crate) struct Decoder<H> {
     pub(crate) spec: Arc<Spec>,
-    pub(crate) halves: H,
+    pub(crate) halves: Arc<H>,
+    pause: Option<Arc<dyn Pause>>,
 }
 
 /// What one half kept for its backward pass.
@@ -61,6 +69,15 @@ struct Walked<H: Halves> {
 }
 
 impl<H: Halves> Decoder<H> {
+    pub(crate) fn new(spec: Arc<Spec>, halves: H) -> Self {
+        Self { spec, halves: Arc::new(halves), pause: None }
+    }
+
+    /// Between two halves.
+    fn let_others_go(&self) {
+        self.pause.iter().for_each(|pause| pause.pause());
+    }
+
     fn pass<'a>(
         &self,
         batch: &'a Batch,
@@ -95,6 +112,7 @@ impl<H: Halves> Decoder<H> {
         let mut saved = Vec::with_capacity(recorded.len());
         let mut x = self.halves.embed(pass.batch.tokens())?;
         for half in 0..recorded.end {
+            self.let_others_go();
             let at = At { layer: half / 2, pass };
             x = match (half % 2 == 0, recorded.contains(&half)) {
                 (true, false) => self.halves.attention(at, x, sequences.as_deref_mut())?,
@@ -124,6 +142,7 @@ impl<H: Halves> Decoder<H> {
     ) -> Result<(), ModelError> {
         let mut gradient = dy;
         for (half, saved) in (0..2 * self.spec.layers).rev().zip(saved.into_iter().rev()) {
+            self.let_others_go();
             let at = At { layer: half / 2, pass };
             gradient = match saved {
                 Saved::Attention(saved) => self.halves.attention_backward(at, saved, gradient, gradients)?,
@@ -158,7 +177,11 @@ fn first_site(spec: &Spec, adapters: &[Adapter<'_>]) -> usize {
     adapters.iter().filter_map(first).min().unwrap_or(2 * spec.layers)
 }
 
-impl<H: Halves> Decode for Decoder<H> {
+impl<H: Halves + 'static> Decode for Decoder<H> {
+    fn pausing(&self, pause: Arc<dyn Pause>) -> Box<dyn Decode> {
+        Box::new(Self { spec: self.spec.clone(), halves: self.halves.clone(), pause: Some(pause) })
+    }
+
     fn sequence(&self) -> KvSequence {
         let layers = (0..self.spec.layers).map(|_| self.halves.empty_kv()).collect();
         KvSequence { prefix: None, layers, own: 0 }

@@ -26,6 +26,7 @@ pub use error::ModelError;
 pub use half::cpu::give_back;
 pub use kv::KvSequence;
 pub use load::{Checkpoint, Gguf, Metadata};
+pub use decoder::Pause;
 pub use model::{
     Adapter, Dtype, HeadGradient, Model, PackedAdapter, RECORDED_BYTES_MAX, Recording, Scores, Target, TargetTokens,
 };

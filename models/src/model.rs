@@ -1,8 +1,9 @@
 //! The model as everything above sees it: forward over rows with a KV cache, and a recorded pass that gives gradients.
 
-use crate::decoder::{Decode, Decoder, Recorded};
+use crate::decoder::{Decode, Decoder, Pause, Recorded};
 use crate::half::cpu::Cpu;
 use crate::half::reference::Reference;
+use crate::kv::Prefix;
 use crate::{Batch, KvSequence, Layout, ModelError, Spec, TensorSource};
 use candle_core::Device;
 use socius_kernels::lora::Factors;
@@ -113,7 +114,7 @@ impl Model {
         }
         let spec = Arc::new(spec);
         let halves = Cpu::load(spec.clone(), source, dtype)?;
-        Ok(Self { spec: spec.clone(), decoder: Box::new(Decoder { spec, halves }) })
+        Ok(Self { spec: spec.clone(), decoder: Box::new(Decoder::new(spec, halves)) })
     }
 
     /// The same weights through the plain tensor-library reference, on any device: the oracle of the tests.
@@ -125,7 +126,7 @@ impl Model {
     ) -> Result<Self, ModelError> {
         let spec = Arc::new(spec);
         let halves = Reference::load(spec.clone(), source, device, dtype)?;
-        Ok(Self { spec: spec.clone(), decoder: Box::new(Decoder { spec, halves }) })
+        Ok(Self { spec: spec.clone(), decoder: Box::new(Decoder::new(spec, halves)) })
     }
 
     /// The architecture.
@@ -138,10 +139,21 @@ impl Model {
         self.decoder.sequence()
     }
 
-    /// A new sequence that continues `prefix` (which must have no prefix of its own) without copying it.
-    pub fn fork(&self, prefix: &Arc<KvSequence>) -> KvSequence {
-        assert!(prefix.prefix.is_none(), "a fork continues a sequence that is not itself a fork");
-        KvSequence { prefix: Some(prefix.clone()), ..self.decoder.sequence() }
+    /// A new sequence that continues the first `len` tokens of `prefix` without copying them.
+    pub fn fork(&self, prefix: &Arc<KvSequence>, len: usize) -> KvSequence {
+        assert!(len <= prefix.len(), "{len} tokens of {}", prefix.len());
+        // Whoever holds the last of these tokens is continued: what comes after it need not stay in memory.
+        let mut of = prefix;
+        while let Some(before) = of.prefix.as_ref().filter(|before| len <= before.len) {
+            of = &before.of;
+        }
+        let prefix = (len > 0).then(|| Prefix { of: of.clone(), len });
+        KvSequence { prefix, ..self.decoder.sequence() }
+    }
+
+    /// The same weights, for work that lets others go first: every pass calls `pause` between half-layers.
+    pub fn pausing(&self, pause: Arc<dyn Pause>) -> Self {
+        Self { spec: self.spec.clone(), decoder: self.decoder.pausing(pause) }
     }
 
     /// Prefill and decode: runs `batch`, appending row `r`'s keys and values to `sequences[r]`, and returns the logits after

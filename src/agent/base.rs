@@ -8,7 +8,7 @@ use crate::{
     text::{Specials, Text},
     train::PassLimits,
 };
-use socius_models::{Checkpoint, DeviceChoice, Dtype, Model, Spec, device};
+use socius_models::{Checkpoint, DeviceChoice, Dtype, Model, Pause, Spec, device};
 use std::sync::Arc;
 
 /// A base in memory.
@@ -16,7 +16,7 @@ pub struct Base {
     /// The weights.
     pub model: Arc<Model>,
     /// Tokenizer and chat template.
-    pub text: Text,
+    pub text: Arc<Text>,
     /// Which checkpoint it is.
     pub id: BaseId,
     /// Other names of the same checkpoint.
@@ -80,11 +80,23 @@ impl Base {
         // Quantised weights have kernels on the CPU only.
         let dtype = if place.is_cpu() || choice.dtype != Dtype::Quantised { choice.dtype } else { Dtype::Bf16 };
         let checkpoint = Checkpoint::open(&local.path)?;
-        let text = Text::open(&checkpoint)?;
+        let text = Arc::new(Text::open(&checkpoint)?);
         let model = Arc::new(Model::load(checkpoint.spec.clone(), &checkpoint, &place, dtype)?);
         report.progress(loading(local.bytes));
         let id = identity(&local, &text);
         Ok(Self { model, text, id, aliases: vec![local.name.clone()], dtype, limits: PassLimits::default() })
+    }
+
+    /// The same base, for work that lets others go first: its passes call `pause` between half-layers.
+    pub fn pausing(&self, pause: Arc<dyn Pause>) -> Self {
+        Self {
+            model: Arc::new(self.model.pausing(pause)),
+            text: self.text.clone(),
+            id: self.id.clone(),
+            aliases: self.aliases.clone(),
+            limits: self.limits,
+            dtype: self.dtype,
+        }
     }
 
     /// The architecture.

@@ -34,6 +34,16 @@ impl Session {
         Ok(Self { home, base, library, cache: AdapterCache::new(CACHE_BYTES), routing: route::Kept::default() })
     }
 
+    /// The same session with so much memory for adapters.
+    pub fn with_adapter_memory(self, bytes_max: usize) -> Self {
+        Self { cache: AdapterCache::new(bytes_max), ..self }
+    }
+
+    /// Bytes of adapters that are in memory now.
+    pub fn adapter_bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+
     /// The adapter of `generation`, from memory or from the library.
     pub fn adapter(&self, generation: &Generation) -> Result<Arc<ActiveAdapter>, AgentError> {
         Ok(self.cache.get(&self.library, generation, &self.base.id, self.base.spec())?)

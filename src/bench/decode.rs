@@ -113,7 +113,7 @@ impl Decoding {
             let what = format!("{prompt} tokens of prompt and {tokens} more (with {early} while prompts are read)");
             return Err(BenchError::Work { what, right: format!("the context holds {context}") });
         }
-        let limits = Limits { rows_max: batch, tokens_per_step, cache_tokens_max: batch * length };
+        let limits = Limits { rows_max: batch, tokens_per_step, cache_tokens_max: batch * length, ..Limits::default() };
         let mut engine = Engine::new(model.clone(), limits);
         for row in 0..batch {
             let tokens_max = Sampling::greedy(early + tokens, Vec::new());

@@ -21,6 +21,7 @@ mod roofline;
 mod route;
 mod run;
 mod score;
+mod serve;
 mod skills;
 mod teach;
 mod terminal;
@@ -58,6 +59,7 @@ enum Command {
     Run(run::Args),
     Generate(generate::Args),
     Chat(chat::Args),
+    Serve(serve::Args),
     Score(score::Args),
     Route(route::Args),
     Eval(eval::Args),
@@ -78,6 +80,7 @@ impl Command {
             Self::Run(args) => run::run(args, terminal),
             Self::Generate(args) => generate::run(args, terminal),
             Self::Chat(args) => chat::run(args, terminal),
+            Self::Serve(args) => serve::run(args, terminal),
             Self::Score(args) => score::run(args, terminal),
             Self::Route(args) => route::run(args, terminal),
             Self::Eval(args) => eval::run(args, terminal),

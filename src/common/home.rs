@@ -55,6 +55,11 @@ impl Home {
         self.root.join("streams")
     }
 
+    /// What people said of answers: one JSON object a line.
+    pub fn experience(&self) -> PathBuf {
+        self.root.join("experience.jsonl")
+    }
+
     /// What can be computed again, and is kept because that takes seconds.
     pub fn derived(&self) -> PathBuf {
         self.root.join("derived")
@@ -69,7 +74,7 @@ mod tests {
     fn a_home_is_absolute_and_everything_lies_inside_it() {
         let home = Home::at("some/folder");
         assert!(home.root().is_absolute() && home.root().ends_with("some/folder"));
-        for inside in [home.models(), home.library(), home.runs(), home.streams(), home.derived()] {
+        for inside in [home.models(), home.library(), home.runs(), home.streams(), home.experience(), home.derived()] {
             assert!(inside.starts_with(home.root()));
         }
     }

@@ -5,20 +5,22 @@
 //! depend on the rows beside it ([`Model`] promises that) and its draws depend on (seed, sample, token) alone, so a request
 //! gives the same tokens by itself or among others.
 
+mod prefix;
 mod request;
 mod sampler;
 mod step;
 #[cfg(test)]
 mod tests;
 
-pub use request::{Completion, Event, EventKind, FinishReason, Request, RequestId};
+pub use request::{Completion, Constraint, Event, EventKind, FinishReason, Request, RequestId};
 pub use sampler::Sampling;
 
-use socius_models::{Batch, KvSequence, Model, ModelError, Row};
+use prefix::Prefixes;
+use socius_models::{Batch, KvSequence, Model, ModelError, Row, Spec};
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     ops::ControlFlow,
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 /// What the engine may hold at a time.
@@ -30,12 +32,39 @@ pub struct Limits {
     pub tokens_per_step: usize,
     /// Tokens whose keys and values are kept, over all requests. A request enters once its longest possible outcome fits.
     pub cache_tokens_max: usize,
+    /// Of those, tokens that are kept after their request has ended, because another may begin alike. 0 keeps none.
+    pub prefix_tokens_max: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         // SmolLM2-135M caches 30 layers × 2 × 192 × 2 B = 23 KB a token in bf16: at most 1.5 GB.
-        Self { rows_max: 64, tokens_per_step: 512, cache_tokens_max: 65_536 }
+        Self { rows_max: 64, tokens_per_step: 512, cache_tokens_max: 65_536, prefix_tokens_max: 0 }
+    }
+}
+
+impl Limits {
+    /// Whether `request` can run at all on a model of this kind.
+    pub fn check(&self, request: &Request, spec: &Spec) -> Result<(), EngineError> {
+        if let Some((field, right)) = request.sampling.fault(spec.vocab) {
+            return Err(fault(format!("sampling setting {field} is out of range"), right.into()));
+        }
+        if request.width() == 0 {
+            return Err(fault("the request asks for no sample".into(), "ask for at least one".into()));
+        }
+        check_tokens(&request.prompt, spec)?;
+        let (prompt, context) = (request.prompt.len(), spec.context_max);
+        if prompt >= context {
+            return Err(EngineError::Context { prompt, context });
+        }
+        let needs = [
+            (request.width(), "samples", self.rows_max),
+            (size(request, spec), "cached tokens", self.cache_tokens_max),
+        ];
+        match needs.into_iter().find(|(needed, _, limit)| needed > limit) {
+            Some((needed, unit, limit)) => Err(EngineError::Capacity { needed, unit, limit }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -78,6 +107,8 @@ struct Sample {
     index: u64,
     tokens: Vec<u32>,
     cache: KvSequence,
+    /// Locked by the one draw of each step.
+    constraint: Option<Mutex<Box<dyn Constraint>>>,
 }
 
 enum Phase {
@@ -100,6 +131,9 @@ pub struct Engine {
     submitted: u64,
     waiting: VecDeque<(RequestId, Request)>,
     running: Vec<Running>,
+    prefixes: Prefixes,
+    /// Tokens of prompts that did not have to be read.
+    reused: u64,
 }
 
 impl Engine {
@@ -109,7 +143,7 @@ impl Engine {
     /// Unless `tokens_per_step > rows_max > 0`.
     pub fn new(model: Arc<Model>, limits: Limits) -> Self {
         assert!(limits.tokens_per_step > limits.rows_max && limits.rows_max > 0, "{limits:?} would starve prompts");
-        Self { model, limits, submitted: 0, waiting: VecDeque::new(), running: Vec::new() }
+        Self { model, limits, submitted: 0, waiting: VecDeque::new(), running: Vec::new(), prefixes: Prefixes::default(), reused: 0 }
     }
 
     /// The base.
@@ -147,24 +181,71 @@ impl Engine {
         found
     }
 
+    /// Forgets everything that is in flight.
+    fn clear(&mut self) {
+        self.waiting.clear();
+        self.running.clear();
+    }
+
     /// Requests that wait or run.
     pub fn in_flight(&self) -> usize {
         self.waiting.len() + self.running.len()
     }
 
+    /// Samples that decode, or will once their prompts are read.
+    pub fn rows(&self) -> usize {
+        self.running.iter().map(Running::rows).sum()
+    }
+
+    /// Tokens of prompts that did not have to be read, since the beginning.
+    pub fn reused_tokens(&self) -> u64 {
+        self.reused
+    }
+
     /// Tokens that the requests running now may come to hold in caches.
     pub fn reserved_tokens(&self) -> usize {
-        self.running.iter().map(|running| self.reservation(running)).sum()
+        let shared = prefix::held(self.running.iter().filter_map(Running::shared));
+        shared + self.running.iter().map(|running| self.growth(running)).sum::<usize>()
+    }
+
+    /// Tokens that are held or reserved, with what `newcomer` continues.
+    fn held_tokens(&self, newcomer: Option<&KvSequence>) -> usize {
+        let newcomer = newcomer.into_iter().flat_map(KvSequence::ancestors);
+        let running = self.running.iter().filter_map(Running::shared);
+        let shared = prefix::held(running.chain(self.prefixes.sequences()).chain(newcomer));
+        shared + self.running.iter().map(|running| self.growth(running)).sum::<usize>()
+    }
+
+    /// Keeps what a sample has cached, for prompts that begin like it.
+    fn keep(&mut self, id: RequestId, sample: u64) {
+        if self.limits.prefix_tokens_max == 0 {
+            return;
+        }
+        let Some(Running { request, phase: Phase::Decode(samples), .. }) =
+            self.running.iter_mut().find(|running| running.id == id)
+        else {
+            return;
+        };
+        let Some(at) = samples.iter().position(|s| s.index == sample) else { return };
+        let Sample { tokens, cache, .. } = samples.remove(at);
+        let cached = request.prompt.iter().chain(&tokens).copied().take(cache.len()).collect();
+        if cache.own() > 0 {
+            self.prefixes.insert(step::generation(request), cached, Arc::new(cache));
+        }
+        if samples.is_empty() {
+            self.cancel(id);
+        }
     }
 
     /// One forward pass; the events of what it drew, by request and sample. Nothing in flight gives no events.
     pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
         self.admit();
-        let drawn = self.advance().inspect_err(|_| {
-            self.waiting.clear();
-            self.running.clear();
-        })?;
-        Ok(self.record(&drawn))
+        let drawn = self.advance();
+        if drawn.is_err() {
+            self.clear();
+        }
+        let drawn = drawn?;
+        Ok(self.record(drawn))
     }
 
     /// Runs `requests` to their ends: for each in order, its samples in order. `on_event` sees every token as it is drawn, and may
@@ -187,14 +268,13 @@ impl Engine {
         while self.in_flight() > 0 {
             for event in self.step()? {
                 if on_event(&event).is_break() {
-                    self.waiting.clear();
-                    self.running.clear();
+                    self.clear();
                     return Ok(None);
                 }
                 let group = &mut completions[places[&event.request]];
                 let completion = group.iter_mut().find(|c| c.sample == event.sample).expect("a sample of its request");
                 match event.kind {
-                    EventKind::Token { token, logprob } => {
+                    EventKind::Token { token, logprob, .. } => {
                         completion.tokens.push(token);
                         completion.logprobs.push(logprob);
                     }
@@ -209,7 +289,7 @@ impl Engine {
     /// begins with in common with `preamble` are seen but not counted (the last token always is), and those of a step are
     /// computed once.
     pub fn pooled(&self, preamble: &[u32], prompts: &[&[u32]], layer: usize) -> Result<Vec<Vec<f32>>, EngineError> {
-        prompts.iter().try_for_each(|prompt| self.check_tokens(prompt))?;
+        prompts.iter().try_for_each(|prompt| check_tokens(prompt, self.model.spec()))?;
         let layers = self.model.spec().layers;
         if layer > layers {
             return Err(fault(format!("layer {layer} does not exist"), format!("the base has {layers}")));
@@ -229,54 +309,20 @@ impl Engine {
     }
 
     fn check(&self, request: &Request) -> Result<(), EngineError> {
-        if let Some((field, right)) = request.sampling.fault() {
-            return Err(fault(format!("sampling setting {field} is out of range"), right.into()));
-        }
-        if request.width() == 0 {
-            return Err(fault("the request asks for no sample".into(), "ask for at least one".into()));
-        }
-        self.check_tokens(&request.prompt)?;
-        let (prompt, context) = (request.prompt.len(), self.model.spec().context_max);
-        if prompt >= context {
-            return Err(EngineError::Context { prompt, context });
-        }
-        let needs = [
-            (request.width(), "samples", self.limits.rows_max),
-            (self.size(request, request.width()), "cached tokens", self.limits.cache_tokens_max),
-        ];
-        match needs.into_iter().find(|(needed, _, limit)| needed > limit) {
-            Some((needed, unit, limit)) => Err(EngineError::Capacity { needed, unit, limit }),
-            None => Ok(()),
-        }
+        self.limits.check(request, self.model.spec())
     }
 
-    fn check_tokens(&self, tokens: &[u32]) -> Result<(), EngineError> {
-        let vocab = self.model.spec().vocab;
-        if tokens.is_empty() {
-            return Err(fault("the prompt is empty".into(), "it needs at least one token".into()));
-        }
-        match tokens.iter().find(|&&token| token as usize >= vocab) {
-            Some(token) => Err(fault(format!("token id {token} does not exist"), format!("ids end at {}", vocab - 1))),
-            None => Ok(()),
-        }
-    }
-
-    /// Tokens that a sample of `request` may draw.
     fn tokens_max(&self, request: &Request) -> usize {
-        request.sampling.max_tokens.min(self.model.spec().context_max - request.prompt.len())
+        tokens_max(request, self.model.spec())
     }
 
-    /// Tokens that `request` may come to cache with `samples` samples.
-    fn size(&self, request: &Request, samples: usize) -> usize {
-        request.prompt.len() + samples.saturating_mul(self.tokens_max(request))
-    }
-
-    fn reservation(&self, running: &Running) -> usize {
-        self.size(&running.request, running.rows())
-    }
-
-    fn rows(&self) -> usize {
-        self.running.iter().map(Running::rows).sum()
+    /// Tokens that `running` may come to cache beside what it shares.
+    fn growth(&self, running: &Running) -> usize {
+        let prompt = match &running.phase {
+            Phase::Prefill(cache) => running.request.prompt.len() - cache.shared(),
+            Phase::Decode(_) => 0,
+        };
+        prompt + running.rows() * self.tokens_max(&running.request)
     }
 }
 
@@ -286,6 +332,34 @@ impl Running {
             Phase::Prefill(_) => self.request.width(),
             Phase::Decode(samples) => samples.len(),
         }
+    }
+
+    /// The last sequence that its own ones continue.
+    fn shared(&self) -> Option<&Arc<KvSequence>> {
+        match &self.phase {
+            Phase::Prefill(cache) => cache.ancestors().next(),
+            Phase::Decode(samples) => samples.first()?.cache.ancestors().next(),
+        }
+    }
+}
+
+/// Tokens that a sample of `request` may draw.
+fn tokens_max(request: &Request, spec: &Spec) -> usize {
+    request.sampling.max_tokens.min(spec.context_max - request.prompt.len())
+}
+
+/// Tokens that `request` may come to cache.
+fn size(request: &Request, spec: &Spec) -> usize {
+    request.prompt.len() + request.width().saturating_mul(tokens_max(request, spec))
+}
+
+fn check_tokens(tokens: &[u32], spec: &Spec) -> Result<(), EngineError> {
+    if tokens.is_empty() {
+        return Err(fault("the prompt is empty".into(), "it needs at least one token".into()));
+    }
+    match tokens.iter().find(|&&token| token as usize >= spec.vocab) {
+        Some(token) => Err(fault(format!("token id {token} does not exist"), format!("ids end at {}", spec.vocab - 1))),
+        None => Ok(()),
     }
 }
 

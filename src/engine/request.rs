@@ -2,7 +2,19 @@
 
 use super::Sampling;
 use crate::lora::ActiveAdapter;
-use std::{ops::Range, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
+
+/// What the tokens of a sample must add up to: a grammar, and how far a sample is in it.
+pub trait Constraint: fmt::Debug + Send + Sync {
+    /// The same, for another sample.
+    fn fork(&self) -> Box<dyn Constraint>;
+
+    /// Sets the logits of tokens that may not come next to −∞; false if the constraint itself fails.
+    fn mask(&mut self, logits: &mut [f32]) -> bool;
+
+    /// `token`, which the mask allowed, came next.
+    fn accept(&mut self, token: u32);
+}
 
 /// Continue a prompt, once or several times.
 #[derive(Clone, Debug)]
@@ -16,12 +28,14 @@ pub struct Request {
     /// Indices of the samples. They share one prefill, and each draws from (seed, index, token), so that `0..8` gives the same
     /// tokens as eight requests for `0..1`, `1..2`, ….
     pub samples: Range<u64>,
+    /// What every sample must follow.
+    pub constraint: Option<Arc<dyn Constraint>>,
 }
 
 impl Request {
     /// One sample under the base.
     pub fn new(prompt: Vec<u32>, sampling: Sampling) -> Self {
-        Self { prompt, adapter: None, sampling, samples: 0..1 }
+        Self { prompt, adapter: None, sampling, samples: 0..1, constraint: None }
     }
 
     /// The same request under `adapter`.
@@ -55,7 +69,7 @@ pub enum FinishReason {
 }
 
 /// What a step did to one sample.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     /// Whose.
     pub request: RequestId,
@@ -66,7 +80,7 @@ pub struct Event {
 }
 
 /// See [`Event`].
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum EventKind {
     /// A token was drawn.
     Token {
@@ -74,6 +88,8 @@ pub enum EventKind {
         token: u32,
         /// Its logprob in nats under the model's own distribution: temperature 1, no truncation, no penalty.
         logprob: f32,
+        /// The most probable tokens there, with their logprobs, as many as [`Sampling::top_logprobs`] asks for.
+        top: Vec<(u32, f32)>,
     },
     /// The sample ended; nothing follows.
     Finished(FinishReason),

@@ -1,8 +1,12 @@
 //! From one row of logits to one token: pure arithmetic and one counter-based draw; knows nothing of models or requests.
 
+use super::Constraint;
 use crate::common::Seed;
 use socius_kernels::head;
-use std::cmp::Ordering;
+use std::{cmp::Ordering, collections::BTreeMap};
+
+/// As OpenAI's interface has it.
+const TOP_LOGPROBS_MAX: usize = 20;
 
 /// How tokens are drawn, and when a sample stops.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +22,14 @@ pub struct Sampling {
     /// Divides positive and multiplies negative logits of tokens that occur in prompt or sample (CTRL, arXiv 1909.05858); 1 is
     /// none.
     pub repetition_penalty: f32,
+    /// Subtracted from the logits of tokens that occur in the sample (OpenAI's); 0 is none.
+    pub presence_penalty: f32,
+    /// Subtracted from the logits of tokens for each time that they occur in the sample (OpenAI's); 0 is none.
+    pub frequency_penalty: f32,
+    /// Added to the logits of these tokens.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// How many of the most probable tokens are told beside the drawn one.
+    pub top_logprobs: usize,
     /// Where draws come from.
     pub seed: Seed,
     /// Tokens at most; the context's end may come sooner.
@@ -34,6 +46,10 @@ impl Default for Sampling {
             top_p: 1.0,
             min_p: 0.0,
             repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            top_logprobs: 0,
             seed: Seed::new(0),
             max_tokens: 256,
             stop_ids: Vec::new(),
@@ -41,11 +57,22 @@ impl Default for Sampling {
     }
 }
 
-/// A token and its logprob under the model's own distribution.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// A token, and logprobs under the model's own distribution.
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Draw {
     pub(super) token: u32,
     pub(super) logprob: f32,
+    /// The most probable tokens.
+    pub(super) top: Vec<(u32, f32)>,
+}
+
+/// What a draw follows.
+#[derive(Clone, Copy)]
+pub(super) struct Drawn<'a> {
+    pub(super) prompt: &'a [u32],
+    pub(super) sampled: &'a [u32],
+    /// Index of the sample.
+    pub(super) sample: u64,
 }
 
 /// A token that may still be drawn: weight `exp((logit − max) / temperature)`.
@@ -61,8 +88,9 @@ impl Sampling {
         Self { temperature: 0.0, max_tokens, stop_ids, ..Self::default() }
     }
 
-    /// What is out of range, if anything is: `(field, what would be right)`.
-    pub(super) fn fault(&self) -> Option<(&'static str, &'static str)> {
+    /// What is out of range over a vocabulary of `vocab` ids, if anything is: `(field, what would be right)`.
+    pub(super) fn fault(&self, vocab: usize) -> Option<(&'static str, &'static str)> {
+        let known = |&(token, bias): &(u32, f32)| (token as usize) < vocab && bias.is_finite();
         let faults = [
             (self.temperature >= 0.0 && self.temperature.is_finite(), "temperature", "a number from 0 (greedy) up"),
             (self.top_k != Some(0), "top_k", "at least 1, or none"),
@@ -73,36 +101,70 @@ impl Sampling {
                 "repetition_penalty",
                 "a number above 0 (1 is none)",
             ),
+            (self.presence_penalty.is_finite(), "presence_penalty", "a number"),
+            (self.frequency_penalty.is_finite(), "frequency_penalty", "a number"),
+            (self.logit_bias.iter().all(known), "logit_bias", "numbers for token ids that exist"),
+            (self.top_logprobs <= TOP_LOGPROBS_MAX, "top_logprobs", "at most 20"),
             (self.max_tokens > 0, "max_tokens", "at least 1"),
         ];
         faults.into_iter().find(|fault| !fault.0).map(|(_, field, right)| (field, right))
     }
 
-    /// Draws the token that follows `sampled` (after `prompt`) from `logits` `[vocab]`; none if a logit is not a number.
-    pub(super) fn draw(&self, logits: &[f32], prompt: &[u32], sampled: &[u32], sample: u64) -> Option<Draw> {
+    /// Draws the token that follows `before` from `logits` `[vocab]`, as far as `constraint` allows; none if a logit is not a
+    /// number, or nothing is allowed.
+    pub(super) fn draw(
+        &self,
+        logits: &[f32],
+        before: Drawn<'_>,
+        constraint: Option<&mut dyn Constraint>,
+    ) -> Option<Draw> {
         let all = head::Stats::of(logits);
         if !all.logsumexp.is_finite() {
             return None;
         }
-        let uniform = self.seed.purpose("sample").index(sample).index(sampled.len() as u64).rng().uniform();
-        let token = if self.repetition_penalty == 1.0 {
+        let index = before.sampled.len() as u64;
+        let uniform = self.seed.purpose("sample").index(before.sample).index(index).rng().uniform();
+        let token = if constraint.is_none() && !self.adjusts() {
             self.choose(logits, all.max, uniform)
         } else {
-            let penalised = self.penalise(logits, prompt.iter().chain(sampled));
-            self.choose(&penalised, head::Stats::of(&penalised).max, uniform)
+            let mut adjusted = self.adjusted(logits, before);
+            if constraint.is_some_and(|constraint| !constraint.mask(&mut adjusted)) {
+                return None;
+            }
+            let left = head::Stats::of(&adjusted);
+            if !left.logsumexp.is_finite() {
+                return None;
+            }
+            self.choose(&adjusted, left.max, uniform)
         };
-        Some(Draw { token, logprob: logits[token as usize] - all.logsumexp })
+        let logprob = |token: u32| logits[token as usize] - all.logsumexp;
+        let top = most_probable(logits, self.top_logprobs).into_iter().map(|token| (token, logprob(token))).collect();
+        Some(Draw { token, logprob: logprob(token), top })
     }
 
-    fn penalise<'a>(&self, logits: &[f32], seen: impl Iterator<Item = &'a u32>) -> Vec<f32> {
-        let penalty = self.repetition_penalty;
-        let mut penalised = logits.to_vec();
-        for &token in seen {
-            // From the raw logit, so that a token seen twice is penalised once.
-            let logit = logits[token as usize];
-            penalised[token as usize] = if logit > 0.0 { logit / penalty } else { logit * penalty };
+    /// Whether logits are changed before a draw.
+    fn adjusts(&self) -> bool {
+        let penalties = [self.repetition_penalty - 1.0, self.presence_penalty, self.frequency_penalty];
+        penalties.iter().any(|&penalty| penalty != 0.0) || !self.logit_bias.is_empty()
+    }
+
+    /// Logits with penalties and biases.
+    fn adjusted(&self, logits: &[f32], Drawn { prompt, sampled, .. }: Drawn<'_>) -> Vec<f32> {
+        let mut adjusted = logits.to_vec();
+        if self.repetition_penalty != 1.0 {
+            for &token in prompt.iter().chain(sampled) {
+                // From the raw logit, so that a token seen twice is penalised once.
+                let (logit, penalty) = (logits[token as usize], self.repetition_penalty);
+                adjusted[token as usize] = if logit > 0.0 { logit / penalty } else { logit * penalty };
+            }
         }
-        penalised
+        let mut counts = BTreeMap::<u32, f32>::new();
+        sampled.iter().for_each(|&token| *counts.entry(token).or_default() += 1.0);
+        for (token, count) in counts {
+            adjusted[token as usize] -= self.presence_penalty + count * self.frequency_penalty;
+        }
+        self.logit_bias.iter().for_each(|&(token, bias)| adjusted[token as usize] += bias);
+        adjusted
     }
 
     fn choose(&self, logits: &[f32], max: f32, uniform: f64) -> u32 {
@@ -135,6 +197,21 @@ impl Sampling {
         left.retain(|candidate| candidate.weight >= f64::from(self.min_p));
         left
     }
+}
+
+/// The `count` tokens of the greatest logits, greatest first; the lower id first among equals.
+fn most_probable(logits: &[f32], count: usize) -> Vec<u32> {
+    if count == 0 {
+        return Vec::new();
+    }
+    let order = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+    let mut tokens: Vec<u32> = (0..logits.len() as u32).collect();
+    if count < tokens.len() {
+        tokens.select_nth_unstable_by(count - 1, order);
+        tokens.truncate(count);
+    }
+    tokens.sort_unstable_by(order);
+    tokens
 }
 
 /// Most probable first; the lower id first among equals, so that a cut never depends on the sort.
@@ -201,6 +278,8 @@ fn pick(candidates: &[Candidate], uniform: f64) -> u32 {
 mod tests {
     use super::*;
 
+    const FIRST: Drawn<'_> = Drawn { prompt: &[], sampled: &[], sample: 0 };
+
     /// Probabilities 0.4, 0.3, 0.2, 0.1 at ids 2, 0, 3, 1.
     fn hand_logits() -> [f32; 4] {
         [0.3f32, 0.1, 0.4, 0.2].map(f32::ln)
@@ -235,14 +314,14 @@ mod tests {
     fn greedy_takes_the_lowest_id_among_equals() {
         let sampling = Sampling::greedy(1, vec![]);
         for (logits, expected) in [(&[1.0f32, 3.0, 3.0][..], 1), (&[-1.0, -1.0], 0), (&[f32::NEG_INFINITY, 0.0], 1)] {
-            assert_eq!(sampling.draw(logits, &[], &[], 0).unwrap().token, expected);
+            assert_eq!(sampling.draw(logits, FIRST, None).unwrap().token, expected);
         }
     }
 
     #[test]
     fn a_row_that_is_not_finite_draws_nothing() {
         for logits in [[f32::NAN, 0.0], [f32::INFINITY, 0.0], [f32::NEG_INFINITY; 2]] {
-            assert_eq!(Sampling::default().draw(&logits, &[], &[], 0), None, "{logits:?}");
+            assert_eq!(Sampling::default().draw(&logits, FIRST, None), None, "{logits:?}");
         }
     }
 
@@ -250,11 +329,31 @@ mod tests {
     fn the_penalty_shrinks_seen_logits_once_and_leaves_the_logprob_raw() {
         let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::greedy(1, vec![]) };
         let logits = [4.0, 3.0, -1.0, 0.0];
-        assert_eq!(sampling.penalise(&logits, [0, 2, 0].iter()), [2.0, 3.0, -2.0, 0.0]);
-        let draw = sampling.draw(&logits, &[0], &[2], 0).unwrap();
+        assert_eq!(sampling.adjusted(&logits, Drawn { prompt: &[0, 2], sampled: &[0], sample: 0 }), [2.0, 3.0, -2.0, 0.0]);
+        let draw = sampling.draw(&logits, Drawn { prompt: &[0], sampled: &[2], sample: 0 }, None).unwrap();
         let total: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
         assert_eq!(draw.token, 1);
         assert!((f64::from(draw.logprob) - (3.0 - total.ln())).abs() < 1e-6);
+    }
+
+    #[test]
+    fn penalties_and_biases_move_the_draw_and_not_what_is_told_of_the_model() {
+        let logits = [4.0, 3.0, -1.0, 0.0];
+        let greedy = || Sampling { top_logprobs: 2, ..Sampling::greedy(1, vec![]) };
+        let rows = [
+            (greedy(), 0),
+            (Sampling { presence_penalty: 1.5, ..greedy() }, 1),
+            (Sampling { frequency_penalty: 0.4, ..greedy() }, 0),
+            (Sampling { frequency_penalty: 0.6, ..greedy() }, 1),
+            (Sampling { logit_bias: vec![(2, 100.0), (0, -100.0)], ..greedy() }, 2),
+        ];
+        let before = Drawn { prompt: &[1], sampled: &[0, 0], sample: 0 };
+        for (sampling, expected) in rows {
+            let draw = sampling.draw(&logits, before, None).unwrap();
+            assert_eq!(draw.token, expected, "{sampling:?}");
+            assert_eq!(draw.top.iter().map(|(token, _)| *token).collect::<Vec<_>>(), [0, 1]);
+            assert!((draw.top[0].1 - draw.top[1].1 - 1.0).abs() < 1e-6);
+        }
     }
 
     #[test]
@@ -268,7 +367,7 @@ mod tests {
         for (sampling, expected) in rows {
             let mut counts = [0.0; 4];
             for sample in 0..n {
-                counts[sampling.draw(&hand_logits(), &[], &[], sample).unwrap().token as usize] += 1.0;
+                counts[sampling.draw(&hand_logits(), Drawn { sample, ..FIRST }, None).unwrap().token as usize] += 1.0;
             }
             let distance = |(count, p): (&f64, &f64)| {
                 let mean = p * n as f64;
@@ -294,7 +393,9 @@ mod tests {
     fn draws_of_neighbouring_tokens_are_independent() {
         let sampling = Sampling::default();
         let logits = [0.0, 0.0];
-        let draw = |sample: u64, sampled: &[u32]| sampling.draw(&logits, &[], sampled, sample).unwrap().token;
+        let draw = |sample: u64, sampled: &[u32]| {
+            sampling.draw(&logits, Drawn { prompt: &[], sampled, sample }, None).unwrap().token
+        };
         let agree = (0..4000).filter(|&s| draw(s, &[]) == draw(s, &[0])).count();
         let neighbours = (0..4000).filter(|&s| draw(s, &[]) == draw(s + 1, &[])).count();
         // Five standard deviations of a fair coin are 158.
@@ -311,11 +412,16 @@ mod tests {
             ("top_p", Sampling { top_p: 0.0, ..good() }),
             ("min_p", Sampling { min_p: 1.5, ..good() }),
             ("repetition_penalty", Sampling { repetition_penalty: 0.0, ..good() }),
+            ("presence_penalty", Sampling { presence_penalty: f32::NAN, ..good() }),
+            ("frequency_penalty", Sampling { frequency_penalty: f32::INFINITY, ..good() }),
+            ("logit_bias", Sampling { logit_bias: vec![(4, 1.0)], ..good() }),
+            ("logit_bias", Sampling { logit_bias: vec![(3, f32::NAN)], ..good() }),
+            ("top_logprobs", Sampling { top_logprobs: 21, ..good() }),
             ("max_tokens", Sampling { max_tokens: 0, ..good() }),
         ];
         for (field, sampling) in rows {
-            assert_eq!(sampling.fault().unwrap().0, field);
+            assert_eq!(sampling.fault(4).unwrap().0, field);
         }
-        assert_eq!(good().fault(), None);
+        assert_eq!(good().fault(4), None);
     }
 }

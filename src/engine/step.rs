@@ -1,10 +1,17 @@
 //! What one step does: admit, lay out rows, run them, draw, record. Knows nothing of what happens between steps.
 
-use super::{Engine, EngineError, Event, EventKind, FinishReason, Phase, Running, Sample, sampler::Draw};
+use super::{
+    Engine, EngineError, Event, EventKind, FinishReason, Phase, Request, Running, Sample,
+    sampler::{self, Draw},
+    size,
+};
 use crate::lora::ActiveAdapter;
 use rayon::prelude::*;
 use socius_models::{Batch, KvSequence, Row};
-use std::{mem, sync::Arc};
+use std::{
+    mem,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// A row of the pass and the cache that it extends.
 struct Lane<'r> {
@@ -26,16 +33,26 @@ pub(super) struct Drawn {
 }
 
 impl Engine {
-    /// Lets waiting requests in, in their order, while the next one fits.
+    /// Lets waiting requests in, in their order, while the next one fits. What is only kept because a prompt may begin like it
+    /// makes room.
     pub(super) fn admit(&mut self) {
         while let Some((_, request)) = self.waiting.front() {
-            let rows = self.rows() + request.width();
-            let tokens = self.reserved_tokens() + self.size(request, request.width());
-            if rows > self.limits.rows_max || tokens > self.limits.cache_tokens_max {
+            if self.rows() + request.width() > self.limits.rows_max {
+                break;
+            }
+            let cache = match self.prefixes.longest(generation(request), &request.prompt) {
+                Some((prefix, len)) => self.model.fork(&prefix, len),
+                None => self.model.sequence(),
+            };
+            let own = size(request, self.model.spec()) - cache.shared();
+            let room = self.limits.cache_tokens_max.saturating_sub(own);
+            while self.held_tokens(Some(&cache)) > room && self.prefixes.evict() {}
+            if self.held_tokens(Some(&cache)) > room {
                 break;
             }
             let (id, request) = self.waiting.pop_front().expect("it was in front");
-            self.running.push(Running { id, request, phase: Phase::Prefill(self.model.sequence()) });
+            self.reused += cache.shared() as u64;
+            self.running.push(Running { id, request, phase: Phase::Prefill(cache) });
         }
     }
 
@@ -77,8 +94,17 @@ impl Engine {
         let draw = |(running, sample, logits)| {
             let Running { request, phase, .. } = &self.running[running];
             let Phase::Decode(samples) = phase else { unreachable!("a source row belongs to a sample by now") };
-            let Sample { index, tokens, .. } = &samples[sample];
-            let draw = request.sampling.draw(logits, &request.prompt, tokens, *index);
+            let Sample { index, tokens, constraint, .. } = &samples[sample];
+            let before = sampler::Drawn { prompt: &request.prompt, sampled: tokens, sample: *index };
+            let draw = match constraint {
+                None => request.sampling.draw(logits, before, None),
+                Some(constraint) => {
+                    let mut constraint = constraint.lock().unwrap_or_else(PoisonError::into_inner);
+                    let draw = request.sampling.draw(logits, before, Some(&mut **constraint));
+                    draw.iter().for_each(|draw| constraint.accept(draw.token));
+                    draw
+                }
+            };
             Drawn { running, sample, draw }
         };
         rows.into_par_iter().map(draw).collect()
@@ -91,43 +117,59 @@ impl Engine {
             unreachable!("a prompt is read once")
         };
         let prefix = Arc::new(cache);
-        let sample = |index| Sample { index, tokens: Vec::new(), cache: self.model.fork(&prefix) };
+        let sample = |index| Sample {
+            index,
+            tokens: Vec::new(),
+            cache: self.model.fork(&prefix, prefix.len()),
+            constraint: request.constraint.as_ref().map(|constraint| Mutex::new(constraint.fork())),
+        };
         let samples: Vec<_> = request.samples.clone().map(sample).collect();
         let count = samples.len();
         *phase = Phase::Decode(samples);
+        self.prefixes.insert(generation(request), request.prompt.clone(), prefix);
         count
     }
 
     /// Enters the draws into their samples, lets finished ones go, and tells what happened.
-    pub(super) fn record(&mut self, drawn: &[Drawn]) -> Vec<Event> {
+    pub(super) fn record(&mut self, drawn: Vec<Drawn>) -> Vec<Event> {
         let mut events = Vec::with_capacity(drawn.len());
         let mut ended = Vec::new();
-        for &Drawn { running, sample, draw } in drawn {
+        for Drawn { running, sample, draw } in drawn {
             let tokens_max = self.tokens_max(&self.running[running].request);
             let Running { id, request, phase } = &mut self.running[running];
             let Phase::Decode(samples) = phase else { unreachable!("only samples draw") };
             let Sample { index, tokens, .. } = &mut samples[sample];
             let event = |kind| Event { request: *id, sample: *index, kind };
-            if let Some(Draw { token, logprob }) = draw {
-                tokens.push(token);
-                events.push(event(EventKind::Token { token, logprob }));
-            }
-            let finish = match draw {
+            let finish = match &draw {
                 None => Some(FinishReason::Diverged),
                 Some(draw) if request.sampling.stop_ids.contains(&draw.token) => Some(FinishReason::Stop),
-                Some(_) if tokens.len() == tokens_max => Some(FinishReason::Length),
+                Some(_) if tokens.len() + 1 == tokens_max => Some(FinishReason::Length),
                 Some(_) => None,
             };
+            if let Some(Draw { token, logprob, top }) = draw {
+                tokens.push(token);
+                events.push(event(EventKind::Token { token, logprob, top }));
+            }
             if let Some(reason) = finish {
                 events.push(event(EventKind::Finished(reason)));
-                ended.push((*id, *index));
+                ended.push((*id, *index, reason));
             }
         }
-        for (id, sample) in ended {
+        for (id, sample, reason) in ended {
+            // A conversation goes on from what was said; what diverged is worth nothing.
+            if reason != FinishReason::Diverged {
+                self.keep(id, sample);
+            }
             self.cancel_sample(id, sample);
         }
+        self.prefixes.shrink(self.limits.prefix_tokens_max);
         events
     }
+}
+
+/// What a prompt's keys and values depend on beside its tokens.
+pub(super) fn generation(request: &Request) -> Option<&str> {
+    request.adapter.as_ref().map(|adapter| adapter.generation.as_str())
 }
 
 /// The distinct adapters of the running requests, and each request's index among them.
@@ -150,6 +192,7 @@ fn active_adapters(running: &[Running]) -> (Vec<Arc<ActiveAdapter>>, Vec<Option<
 fn lanes<'r>(running: &'r mut [Running], slots: &[Option<usize>], tokens: usize) -> Vec<Lane<'r>> {
     let decoding = running.iter().map(|r| if let Phase::Decode(samples) = &r.phase { samples.len() } else { 0 });
     let mut left = tokens - decoding.sum::<usize>();
+    let mut reading = running.iter().filter(|running| matches!(running.phase, Phase::Prefill(_))).count();
     let mut lanes = Vec::new();
     for (index, (Running { request, phase, .. }, &adapter)) in running.iter_mut().zip(slots).enumerate() {
         match phase {
@@ -161,7 +204,10 @@ fn lanes<'r>(running: &'r mut [Running], slots: &[Option<usize>], tokens: usize)
             }
             Phase::Prefill(cache) => {
                 let rest = &request.prompt[cache.len()..];
-                let chunk = &rest[..rest.len().min(left)];
+                reading -= 1;
+                // While others wait behind it a long prompt takes half of what is left, so that short ones are soon through.
+                let share = if reading > 0 { left.div_ceil(2) } else { left };
+                let chunk = &rest[..rest.len().min(share)];
                 left -= chunk.len();
                 if !chunk.is_empty() {
                     let wanted = chunk.len() == rest.len();

@@ -46,7 +46,7 @@ fn a_request_gives_the_same_tokens_and_logprobs_alone_and_among_31_others() {
     let model = model();
     let together = run(&mut Engine::new(model.clone(), Limits::default()), crowd(&model));
     // Few rows and tokens a step: prompts are cut into chunks, and requests wait for each other.
-    let narrow = Limits { rows_max: 5, tokens_per_step: 11, cache_tokens_max: 200 };
+    let narrow = Limits { rows_max: 5, tokens_per_step: 11, cache_tokens_max: 200, prefix_tokens_max: 0 };
     assert_eq!(run(&mut Engine::new(model.clone(), narrow), crowd(&model)), together);
     for (i, request) in crowd(&model).into_iter().enumerate().step_by(5) {
         let alone = run(&mut Engine::new(model.clone(), Limits::default()), vec![request]);
@@ -70,7 +70,7 @@ fn samples_of_one_request_equal_separate_requests() {
 #[test]
 fn samples_share_one_prefill() {
     let model = model();
-    let limits = Limits { rows_max: 8, tokens_per_step: 20, cache_tokens_max: 1000 };
+    let limits = Limits { rows_max: 8, tokens_per_step: 20, cache_tokens_max: 1000, prefix_tokens_max: 0 };
     let mut engine = Engine::new(model, limits);
     engine.submit(Request::new(prompt(20, 1), sampled(0, 3)).times(8)).unwrap();
     let drawn = engine.step().unwrap();
@@ -169,7 +169,7 @@ fn a_diverged_adapter_ends_its_own_samples_only() {
 
 #[test]
 fn a_request_that_cannot_run_is_refused_with_what_would_be_right() {
-    let limits = Limits { rows_max: 4, tokens_per_step: 16, cache_tokens_max: 300 };
+    let limits = Limits { rows_max: 4, tokens_per_step: 16, cache_tokens_max: 300, prefix_tokens_max: 0 };
     let mut engine = Engine::new(model(), limits);
     let good = || Request::new(prompt(4, 1), sampled(1, 4));
     let rows = [
@@ -218,4 +218,91 @@ fn what_prompts_begin_with_in_common_is_seen_but_not_counted() {
         }
     }
     assert_eq!(engine.pooled(&preamble, &[&whole, &other], 2).unwrap(), [&whole, &other].map(|p| pooled(&preamble, p)));
+}
+
+#[test]
+fn a_prompt_that_begins_like_another_reads_only_the_rest_and_gives_the_same_tokens() {
+    let model = model();
+    let keeping = Limits { prefix_tokens_max: 4_000, ..Limits::default() };
+    let beginning = prompt(140, 1);
+    let adapters = [None, Some(adapter(&model, 2, 1)), Some(adapter(&model, 2, 2))];
+    let mut engine = Engine::new(model.clone(), keeping);
+    let mut reused = Vec::new();
+    for (i, adapter) in adapters.iter().chain(&adapters).enumerate() {
+        for ending in [&[5, 6, 7][..], &[8], &[]] {
+            let prompt = [&beginning, ending].concat();
+            let request = || Request::new(prompt.clone(), sampled(i as u64, 6)).times(2).under(adapter.clone());
+            let before = engine.reused_tokens();
+            let found = run(&mut engine, vec![request()]);
+            assert_eq!(found, run(&mut Engine::new(model.clone(), Limits::default()), vec![request()]), "{i} {ending:?}");
+            reused.push(engine.reused_tokens() - before);
+        }
+    }
+    // Each generation reads the beginning once: two whole blocks of 64 are shared, under itself alone.
+    assert_eq!(reused, [[0, 128, 128], [0, 128, 128], [0, 128, 128], [128; 3], [128; 3], [128; 3]].concat());
+    assert_eq!(engine.reserved_tokens(), 0);
+}
+
+#[test]
+fn a_conversation_goes_on_from_what_was_said() {
+    let model = model();
+    let mut engine = Engine::new(model.clone(), Limits { prefix_tokens_max: 4_000, ..Limits::default() });
+    let mut said = prompt(60, 3);
+    for turn in 0..3 {
+        let request = Request::new(said.clone(), sampled(turn, 40));
+        let found = run(&mut engine, vec![request.clone()]);
+        assert_eq!(found, run(&mut Engine::new(model.clone(), Limits::default()), vec![request]));
+        said.extend(&found[0][0].tokens);
+        said.extend([1, 2, 3]);
+    }
+    assert_eq!(engine.reused_tokens(), 64 + 128);
+}
+
+#[test]
+fn what_is_kept_makes_room_for_what_runs() {
+    let model = model();
+    let limits = Limits { cache_tokens_max: 400, prefix_tokens_max: 300, ..Limits::default() };
+    let mut engine = Engine::new(model, limits);
+    for seed in 0..20 {
+        let found = run(&mut engine, vec![Request::new(prompt(130, seed), sampled(seed, 5)).times(3)]);
+        assert!(found[0].iter().all(|completion| completion.tokens.len() == 5));
+        assert!(engine.held_tokens(None) <= 300, "{}", engine.held_tokens(None));
+    }
+    assert!(engine.held_tokens(None) > 0);
+}
+
+/// Only even tokens; over after `left` of them.
+#[derive(Clone, Debug)]
+struct Even {
+    left: usize,
+}
+
+impl Constraint for Even {
+    fn fork(&self) -> Box<dyn Constraint> {
+        Box::new(self.clone())
+    }
+
+    fn mask(&mut self, logits: &mut [f32]) -> bool {
+        let (last, over) = (logits.len() - 1, self.left == 0);
+        let ruled_out = |token: usize| if over { token != last } else { token % 2 == 1 };
+        logits.iter_mut().enumerate().filter(|(token, _)| ruled_out(*token)).for_each(|(_, l)| *l = f32::NEG_INFINITY);
+        true
+    }
+
+    fn accept(&mut self, _: u32) {
+        self.left = self.left.saturating_sub(1);
+    }
+}
+
+#[test]
+fn each_sample_follows_the_constraint_from_its_start() {
+    let model = model();
+    let mut engine = Engine::new(model, Limits::default());
+    let sampling = Sampling { stop_ids: vec![96], ..sampled(1, 20) };
+    let request = Request { constraint: Some(Arc::new(Even { left: 5 })), ..Request::new(prompt(5, 1), sampling).times(3) };
+    for completion in &run(&mut engine, vec![request])[0] {
+        let (end, drawn) = completion.tokens.split_last().unwrap();
+        assert!(drawn.iter().all(|token| token % 2 == 0) && drawn.len() <= 5, "{drawn:?}");
+        assert_eq!((*end, completion.finish_reason), (96, FinishReason::Stop));
+    }
 }

@@ -34,6 +34,9 @@ pub enum TextError {
     /// The chat template refuses these messages, or fails on them.
     #[error("the chat template cannot write this conversation: {0}")]
     Render(String),
+    /// A grammar, schema or regular expression cannot be followed.
+    #[error("{0}")]
+    Grammar(String),
     /// The tokenizer has no token for some text.
     #[error("cannot tokenize: {0}")]
     Encode(String),

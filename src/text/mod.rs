@@ -2,7 +2,9 @@
 
 mod error;
 mod gguf;
+mod grammar;
 mod guard;
+mod held;
 mod pieces;
 mod pre;
 mod python_json;
@@ -11,6 +13,8 @@ mod template;
 mod tokenizer;
 
 pub use error::TextError;
+pub use grammar::{Grammar, GrammarState, Grammars};
+pub use held::Held;
 pub use pieces::Stream;
 pub use template::{ChatTemplate, TokenNames};
 pub use tokenizer::{Ends, Specials, Tokenizer};

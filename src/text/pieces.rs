@@ -66,7 +66,7 @@ impl Pieces {
     }
 
     /// Nothing for an id that no token has: models may have more rows than their tokenizers have tokens.
-    fn bytes(&self, id: u32) -> &[u8] {
+    pub(super) fn bytes(&self, id: u32) -> &[u8] {
         self.bytes.get(id as usize).map_or(&[], Vec::as_slice)
     }
 }

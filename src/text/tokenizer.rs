@@ -140,6 +140,11 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// The bytes that a token stands for: not always whole characters.
+    pub fn bytes(&self, id: u32) -> &[u8] {
+        self.pieces.bytes(id)
+    }
+
     /// Whether `id` is a special token: control, never content.
     pub fn is_special(&self, id: u32) -> bool {
         self.pieces.is_special(id)

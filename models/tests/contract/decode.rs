@@ -49,7 +49,7 @@ fn forks_of_a_shared_prefix_decode_as_their_own_sequences_do() {
         feed(&form, &adapters, Some(0), &mut prefix, 4);
         let prefix = Arc::new(prefix);
         let endings: [&[u32]; 3] = [&[0, 41, 8], &[11, 2, 70], &[90, 1, 1]];
-        let mut forks = endings.map(|_| form.model.fork(&prefix));
+        let mut forks = endings.map(|_| form.model.fork(&prefix, 4));
         assert!(forks.iter().all(|fork| fork.len() == 4));
         let mut found: [Vec<f32>; 3] = Default::default();
         for step in 0..3 {
@@ -67,6 +67,26 @@ fn forks_of_a_shared_prefix_decode_as_their_own_sequences_do() {
             let tokens: Vec<u32> = TOKENS[..4].iter().chain(*ending).copied().collect();
             let whole = logits(&form.model, &[Row::new(&tokens).under(Some(0))], &adapters);
             form.assert_same("a fork", found, &whole[4 * form.model.spec().vocab..]);
+        }
+    }
+}
+
+#[test]
+fn a_fork_of_a_fork_continues_any_beginning_of_it() {
+    for form in forms() {
+        let whole = logits(&form.model, &[Row::new(&TOKENS)], &[]);
+        let mut first = form.model.sequence();
+        feed(&form, &[], None, &mut first, 5);
+        let mut second = form.model.fork(&Arc::new(first), 3);
+        feed(&form, &[], None, &mut second, 8);
+        let second = Arc::new(second);
+        for len in [0, 1, 3, 4, 8] {
+            let mut third = form.model.fork(&second, len);
+            assert_eq!((third.len(), third.shared(), third.own()), (len, len, 0));
+            let ancestors = [0, 1, 2][usize::from(len > 0) + usize::from(len > 3)];
+            assert_eq!(third.ancestors().count(), ancestors, "what is not continued is not kept");
+            let found = feed(&form, &[], None, &mut third, 9);
+            form.assert_same(&format!("a fork at {len}"), &found, &whole[len * form.model.spec().vocab..]);
         }
     }
 }

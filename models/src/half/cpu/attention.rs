@@ -145,15 +145,18 @@ fn extend(sequence: &mut KvSequence, layer: usize, (k, v): (&[f32], &[f32])) {
     cache.extend(position, k, v);
 }
 
-/// A sequence's spans at one layer: its prefix, if any, and its own tokens.
+/// A sequence's spans at one layer, its new tokens (of which it does not know yet) in the last.
 fn keys(sequence: &KvSequence, layer: usize) -> Vec<Keys<'_>> {
-    let spans = sequence.prefix.as_deref().into_iter().chain([sequence]);
-    spans.map(|sequence| host(&sequence.layers[layer])).collect()
+    let mut spans = sequence.spans();
+    let last = spans.pop();
+    let shared = spans.into_iter().map(|(of, tokens)| host(&of.layers[layer], Some(tokens)));
+    shared.chain(last.map(|(own, _)| host(&own.layers[layer], None))).collect()
 }
 
-fn host(kv: &LayerKv) -> Keys<'_> {
+/// The first `tokens` of a layer; all without.
+fn host(kv: &LayerKv, tokens: Option<usize>) -> Keys<'_> {
     match kv {
-        LayerKv::Host(cache) => Keys::Cached(cache, cache.len()),
+        LayerKv::Host(cache) => Keys::Cached(cache, tokens.unwrap_or(cache.len())),
         LayerKv::Device(_) => panic!("a KV sequence belongs to the form of the model that made it"),
     }
 }

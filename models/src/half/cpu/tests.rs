@@ -436,7 +436,7 @@ fn a_fork_of_a_cached_prefix_and_a_prefix_in_the_batch_give_the_bits_of_the_whol
     let mut cached = model.sequence();
     let batch = Batch::new([Row::new(&prefix).under(Some(0))]);
     model.forward(&batch, &adapters, &mut [&mut cached], &[]).expect("forward");
-    let mut fork = model.fork(&Arc::new(cached));
+    let mut fork = model.fork(&Arc::new(cached), 71);
     let batch = Batch::new([Row { position: 71, ..Row::new(&rest).under(Some(0)) }]);
     let wanted: Vec<usize> = (0..9).collect();
     let forked = model.forward(&batch, &adapters, &mut [&mut fork], &wanted).expect("forward");

@@ -234,13 +234,25 @@ fn extend(sequence: &mut KvSequence, layer: usize, k: Tensor, v: Tensor) -> Resu
     let k = append(stored.as_ref().map(|(k, _)| k), &k)?;
     let v = append(stored.as_ref().map(|(_, v)| v), &v)?;
     *stored = Some((k.clone(), v.clone()));
-    match sequence.prefix.as_ref().map(|prefix| &prefix.layers[layer]) {
-        Some(LayerKv::Device(Some((prefix_k, prefix_v)))) => {
-            Ok((Tensor::cat(&[prefix_k, &k], 0)?, Tensor::cat(&[prefix_v, &v], 0)?))
+    let (mut all_k, mut all_v) = (Vec::new(), Vec::new());
+    let mut spans = sequence.spans();
+    spans.pop();
+    for (of, tokens) in spans {
+        match &of.layers[layer] {
+            LayerKv::Device(Some((k, v))) => {
+                all_k.push(k.narrow(0, 0, tokens)?);
+                all_v.push(v.narrow(0, 0, tokens)?);
+            }
+            LayerKv::Device(None) => unreachable!("a shared span holds a token"),
+            LayerKv::Host(_) => panic!("a KV sequence belongs to the form of the model that made it"),
         }
-        Some(LayerKv::Host(_)) => panic!("a KV sequence belongs to the form of the model that made it"),
-        Some(LayerKv::Device(None)) | None => Ok((k, v)),
     }
+    if all_k.is_empty() {
+        return Ok((k, v));
+    }
+    all_k.push(k);
+    all_v.push(v);
+    Ok((Tensor::cat(&all_k, 0)?, Tensor::cat(&all_v, 0)?))
 }
 
 /// Adds a gradient's values into `into`, row-major.

@@ -32,7 +32,7 @@ fn decoder(spec: &Spec) -> Decoder<Reference> {
     let spec = Arc::new(spec.clone());
     let source = RandomSource { spec: (*spec).clone(), seed: 3 };
     let halves = Reference::load(spec.clone(), &source, &Device::Cpu, Dtype::F64).expect("a random model loads");
-    Decoder { spec, halves }
+    Decoder::new(spec, halves)
 }
 
 /// A learner of its own rank on the same sites.

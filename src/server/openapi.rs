@@ -1,0 +1,42 @@
+//! The OpenAPI document, generated from the handlers and their types.
+
+use super::{chat, completions, learn, llama, models, skills};
+use axum::Json;
+use utoipa::OpenApi;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "socius", description = "Many small skills over one frozen transformer."),
+    paths(
+        chat::complete,
+        completions::complete,
+        skills::embed,
+        models::list,
+        models::show,
+        models::load,
+        models::unload,
+        skills::list,
+        skills::route,
+        skills::feedback,
+        learn::start,
+        learn::list,
+        learn::show,
+        learn::cancel,
+        learn::watch,
+        llama::health,
+        llama::props,
+        llama::tokenize,
+        llama::detokenize,
+        llama::apply_template,
+        llama::adapters,
+        llama::set_adapters,
+        llama::metrics,
+    ),
+    components(schemas(chat::ChatChunk))
+)]
+struct Document;
+
+/// This document.
+pub(super) async fn document() -> Json<utoipa::openapi::OpenApi> {
+    Json(Document::openapi())
+}
