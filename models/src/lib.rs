@@ -21,12 +21,12 @@ mod site;
 mod spec;
 
 pub use batch::{Batch, Dropout, Row, Span};
+pub use decoder::Pause;
 pub use device::{DeviceChoice, UnknownDevice, device};
 pub use error::ModelError;
 pub use half::cpu::give_back;
 pub use kv::KvSequence;
 pub use load::{Checkpoint, Gguf, Metadata};
-pub use decoder::Pause;
 pub use model::{
     Adapter, Dtype, HeadGradient, Model, PackedAdapter, RECORDED_BYTES_MAX, Recording, Scores, Target, TargetTokens,
 };

@@ -61,7 +61,8 @@ impl Session {
         let path = self.home.experience();
         let mut line = serde_json::to_vec(experience).expect("an experience is plain data");
         line.push(b'\n');
-        let written = OpenOptions::new().create(true).append(true).open(&path).and_then(|mut file| file.write_all(&line));
+        let written =
+            OpenOptions::new().create(true).append(true).open(&path).and_then(|mut file| file.write_all(&line));
         written.map_err(|error| AgentError::Run { path, what: error.to_string() })
     }
 

@@ -63,9 +63,9 @@ fn parse(line: &str) -> Line {
         }
         ("/teach", _) => Line::Wrong("/teach takes the right answer, as in /teach The capital is Paris.".into()),
         ("/skill", name) => flags::skill(name.trim()).map_or_else(|error| Line::Wrong(error.to_string()), Line::Skill),
-        (command, _) if command.starts_with('/') => {
-            Line::Wrong(format!("{command} is not a command: /good, /bad, /teach RIGHT ANSWER, /skill NAME, /reset and /exit are"))
-        }
+        (command, _) if command.starts_with('/') => Line::Wrong(format!(
+            "{command} is not a command: /good, /bad, /teach RIGHT ANSWER, /skill NAME, /reset and /exit are"
+        )),
         _ => Line::Say(line.to_owned()),
     }
 }

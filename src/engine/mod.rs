@@ -143,7 +143,15 @@ impl Engine {
     /// Unless `tokens_per_step > rows_max > 0`.
     pub fn new(model: Arc<Model>, limits: Limits) -> Self {
         assert!(limits.tokens_per_step > limits.rows_max && limits.rows_max > 0, "{limits:?} would starve prompts");
-        Self { model, limits, submitted: 0, waiting: VecDeque::new(), running: Vec::new(), prefixes: Prefixes::default(), reused: 0 }
+        Self {
+            model,
+            limits,
+            submitted: 0,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            prefixes: Prefixes::default(),
+            reused: 0,
+        }
     }
 
     /// The base.

@@ -329,7 +329,10 @@ mod tests {
     fn the_penalty_shrinks_seen_logits_once_and_leaves_the_logprob_raw() {
         let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::greedy(1, vec![]) };
         let logits = [4.0, 3.0, -1.0, 0.0];
-        assert_eq!(sampling.adjusted(&logits, Drawn { prompt: &[0, 2], sampled: &[0], sample: 0 }), [2.0, 3.0, -2.0, 0.0]);
+        assert_eq!(
+            sampling.adjusted(&logits, Drawn { prompt: &[0, 2], sampled: &[0], sample: 0 }),
+            [2.0, 3.0, -2.0, 0.0]
+        );
         let draw = sampling.draw(&logits, Drawn { prompt: &[0], sampled: &[2], sample: 0 }, None).unwrap();
         let total: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
         assert_eq!(draw.token, 1);

@@ -234,7 +234,11 @@ fn a_prompt_that_begins_like_another_reads_only_the_rest_and_gives_the_same_toke
             let request = || Request::new(prompt.clone(), sampled(i as u64, 6)).times(2).under(adapter.clone());
             let before = engine.reused_tokens();
             let found = run(&mut engine, vec![request()]);
-            assert_eq!(found, run(&mut Engine::new(model.clone(), Limits::default()), vec![request()]), "{i} {ending:?}");
+            assert_eq!(
+                found,
+                run(&mut Engine::new(model.clone(), Limits::default()), vec![request()]),
+                "{i} {ending:?}"
+            );
             reused.push(engine.reused_tokens() - before);
         }
     }
@@ -299,7 +303,8 @@ fn each_sample_follows_the_constraint_from_its_start() {
     let model = model();
     let mut engine = Engine::new(model, Limits::default());
     let sampling = Sampling { stop_ids: vec![96], ..sampled(1, 20) };
-    let request = Request { constraint: Some(Arc::new(Even { left: 5 })), ..Request::new(prompt(5, 1), sampling).times(3) };
+    let request =
+        Request { constraint: Some(Arc::new(Even { left: 5 })), ..Request::new(prompt(5, 1), sampling).times(3) };
     for completion in &run(&mut engine, vec![request])[0] {
         let (end, drawn) = completion.tokens.split_last().unwrap();
         assert!(drawn.iter().all(|token| token % 2 == 0) && drawn.len() <= 5, "{drawn:?}");

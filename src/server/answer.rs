@@ -93,7 +93,16 @@ impl<'a> Hearing<'a> {
             logprobs: Vec::new(),
             ended: false,
         };
-        Self { text, metrics, running, choices: (0..n).map(choice).collect(), prompt_tokens, asked, until, silent: true }
+        Self {
+            text,
+            metrics,
+            running,
+            choices: (0..n).map(choice).collect(),
+            prompt_tokens,
+            asked,
+            until,
+            silent: true,
+        }
     }
 
     /// The next piece; none when every choice has ended.
@@ -145,10 +154,8 @@ impl<'a> Hearing<'a> {
                     let bytes = self.text.tokenizer.bytes(token).to_vec();
                     TokenLogprob { token: String::from_utf8_lossy(&bytes).into_owned(), logprob, bytes }
                 };
-                let drawn = DrawnLogprob {
-                    drawn: told((token, logprob)),
-                    top_logprobs: top.into_iter().map(told).collect(),
-                };
+                let drawn =
+                    DrawnLogprob { drawn: told((token, logprob)), top_logprobs: top.into_iter().map(told).collect() };
                 let stopped = choice.held.stopped();
                 if stopped {
                     choice.ended = true;

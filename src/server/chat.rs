@@ -10,13 +10,7 @@ use super::{
     sse::{self, Events, Gone},
     tools::{self, Reader, Tool, ToolCall, ToolChoice, Tools},
 };
-use crate::{
-    agent::Prompt,
-    common::Message,
-    engine::FinishReason,
-    episode::Turn,
-    text::Grammar,
-};
+use crate::{agent::Prompt, common::Message, engine::FinishReason, episode::Turn, text::Grammar};
 use axum::{
     Json,
     extract::State,

@@ -153,10 +153,9 @@ impl From<TextError> for ApiError {
             TextError::NoTemplate | TextError::Render(_) | TextError::Encode(_) | TextError::Grammar(_) => {
                 Self::bad(error.to_string())
             }
-            TextError::Io { .. }
-            | TextError::Tokenizer { .. }
-            | TextError::Metadata(_)
-            | TextError::BadTemplate(_) => Self::internal(error),
+            TextError::Io { .. } | TextError::Tokenizer { .. } | TextError::Metadata(_) | TextError::BadTemplate(_) => {
+                Self::internal(error)
+            }
         }
     }
 }

@@ -134,7 +134,9 @@ fn begin(app: &App, request: LearnRequest) -> Result<Arc<Job>, ApiError> {
         (None, given) => {
             method = method.or(Some(Method::Sft));
             let text = match given {
-                Some(given) => given.iter().map(|one| Value::Object(one.clone()).to_string()).collect::<Vec<_>>().join("\n"),
+                Some(given) => {
+                    given.iter().map(|one| Value::Object(one.clone()).to_string()).collect::<Vec<_>>().join("\n")
+                }
                 None => examples(&app.session.experiences()?),
             };
             let param = if given.is_some() { "examples" } else { "feedback" };
@@ -156,7 +158,8 @@ fn begin(app: &App, request: LearnRequest) -> Result<Arc<Job>, ApiError> {
         (None, None) => None,
     };
     let parent = request.parent.as_deref().map(|parent| {
-        let parent: SkillRef = parent.parse().map_err(|error: crate::library::NameError| ApiError::field("parent", error.to_string()))?;
+        let parent: SkillRef =
+            parent.parse().map_err(|error: crate::library::NameError| ApiError::field("parent", error.to_string()))?;
         Ok::<_, ApiError>(app.session.library.show(&parent)?)
     });
     let recipe = Recipe {

@@ -147,7 +147,9 @@ fn routes(app: Shared) -> Router {
         .route("/health", get(llama::health))
         .route("/openapi.json", get(openapi::document))
         .merge(guarded)
-        .fallback(|| async { ApiError::not_found("there is nothing at this path: GET /openapi.json says what there is") })
+        .fallback(|| async {
+            ApiError::not_found("there is nothing at this path: GET /openapi.json says what there is")
+        })
         .method_not_allowed_fallback(|request: Request| async move {
             ApiError::wrong_method(format!("this path does not take {}", request.method()))
         })

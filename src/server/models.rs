@@ -109,7 +109,8 @@ pub(super) async fn load(State(app): State<Shared>, Body(request): Body<LoadRequ
         let path = confined(&app.config.adapters, &lora_path)?;
         let base = &app.session.base;
         if !load_inplace && app.session.library.show(&SkillRef::from(name.clone())).is_ok() {
-            let message = format!("{name} is loaded already: with load_inplace it becomes the next generation of that name");
+            let message =
+                format!("{name} is loaded already: with load_inplace it becomes the next generation of that name");
             return Err(ApiError::bad(message).of("lora_name"));
         }
         app.session.library.import(Import {
@@ -158,7 +159,8 @@ fn skill_name(name: &str) -> Result<SkillName, ApiError> {
 /// `path`, if it lies in `root` once every link is followed.
 fn confined(root: &Path, path: &Path) -> Result<PathBuf, ApiError> {
     let outside = || {
-        let message = format!("lora_path must lead to an adapter in the server's folder of adapters, {}", root.display());
+        let message =
+            format!("lora_path must lead to an adapter in the server's folder of adapters, {}", root.display());
         ApiError::field("lora_path", message)
     };
     let real_root = root.canonicalize().map_err(|_| outside())?;

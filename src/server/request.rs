@@ -198,7 +198,10 @@ impl Common {
 fn biases(map: &BTreeMap<String, f32>) -> Result<Vec<(u32, f32)>, ApiError> {
     let one = |(id, bias): (&String, &f32)| match id.parse() {
         Ok(id) if (-100.0..=100.0).contains(bias) => Ok((id, *bias)),
-        _ => Err(ApiError::field("logit_bias", format!("logit_bias must map token ids to numbers from -100 to 100, not {id:?} to {bias}"))),
+        _ => Err(ApiError::field(
+            "logit_bias",
+            format!("logit_bias must map token ids to numbers from -100 to 100, not {id:?} to {bias}"),
+        )),
     };
     map.iter().map(one).collect()
 }

@@ -213,7 +213,9 @@ mod tests {
 
     #[test]
     fn numbers_are_written_as_rfc_4648_has_it() {
-        for (values, text) in [(&[][..], ""), (&[1.0], "AACAPw=="), (&[1.0, -2.5], "AACAPwAAIMA="), (&[0.0; 3], "AAAAAAAAAAAAAAAA")] {
+        for (values, text) in
+            [(&[][..], ""), (&[1.0], "AACAPw=="), (&[1.0, -2.5], "AACAPwAAIMA="), (&[0.0; 3], "AAAAAAAAAAAAAAAA")]
+        {
             assert_eq!(base64(values), text);
         }
     }

@@ -147,7 +147,8 @@ impl Tools {
             })
         };
         let calls: Vec<Value> = self.tools.iter().map(call).collect();
-        self.forced.then(|| Grammar::Schema(if calls.len() == 1 { calls[0].clone() } else { json!({ "anyOf": calls }) }))
+        self.forced
+            .then(|| Grammar::Schema(if calls.len() == 1 { calls[0].clone() } else { json!({ "anyOf": calls }) }))
     }
 
     /// Tells the model of its tools, in its system message.
@@ -221,7 +222,9 @@ impl Reader {
         let rest = &self.text[self.sent..];
         let mut calls: Vec<ToolCall> = match self.forced {
             true => read(rest, tools, &mut id).into_iter().collect(),
-            false => rest.split(BEGIN).skip(1).filter_map(|part| read(part.split(END).next()?, tools, &mut id)).collect(),
+            false => {
+                rest.split(BEGIN).skip(1).filter_map(|part| read(part.split(END).next()?, tools, &mut id)).collect()
+            }
         };
         if !tools.parallel {
             calls.truncate(1);
@@ -250,7 +253,8 @@ mod tests {
     use super::*;
 
     fn tools(choice: &str) -> Result<Option<Tools>, ApiError> {
-        let tool = |name: &str| serde_json::from_value(json!({ "type": "function", "function": { "name": name } })).unwrap();
+        let tool =
+            |name: &str| serde_json::from_value(json!({ "type": "function", "function": { "name": name } })).unwrap();
         Tools::new(vec![tool("f"), tool("g")], Some(serde_json::from_str(choice).unwrap()), true)
     }
 
@@ -268,7 +272,11 @@ mod tests {
         let call = |name: &str, arguments: &str| (name.to_owned(), arguments.to_owned());
         let rows: [(&[&str], &str, Vec<(String, String)>); 6] = [
             (&["a <b", " c"], "a <b c", vec![]),
-            (&["Hm. <tool", "_call>\n{\"name\": \"f\", \"arguments\"", ": {\"x\": 1}}\n</tool_call>"], "Hm. ", vec![call("f", "{\"x\":1}")]),
+            (
+                &["Hm. <tool", "_call>\n{\"name\": \"f\", \"arguments\"", ": {\"x\": 1}}\n</tool_call>"],
+                "Hm. ",
+                vec![call("f", "{\"x\":1}")],
+            ),
             (
                 &["<tool_call>{\"name\":\"f\"}</tool_call><tool_call>{\"name\":\"g\",\"arguments\":{}}</tool_call>"],
                 "",
@@ -288,7 +296,9 @@ mod tests {
         let named = tools(r#"{"type": "function", "function": {"name": "g"}}"#).unwrap().unwrap();
         let found = read_all(&named, &["{\"name\": \"g\", ", "\"arguments\": {\"a\": [1]}}"]);
         assert_eq!(found, (String::new(), vec![("g".to_owned(), "{\"a\":[1]}".to_owned())]));
-        assert!(matches!(named.grammar(), Some(Grammar::Schema(schema)) if schema["properties"]["name"]["const"] == "g"));
+        assert!(
+            matches!(named.grammar(), Some(Grammar::Schema(schema)) if schema["properties"]["name"]["const"] == "g")
+        );
         assert!(tools(r#"{"type": "function", "function": {"name": "h"}}"#).is_err());
         assert!(tools(r#""none""#).unwrap().is_none());
         assert!(Tools::new(vec![], Some(ToolChoice::Mode(ToolMode::Required)), true).is_err());

@@ -84,12 +84,14 @@ fn adapter(dir: &Path) {
 fn python() -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/clients");
     let python = folder.join("bin/python");
-    let has = |python: &Path| Command::new(python).args(["-c", "import openai"]).output().is_ok_and(|o| o.status.success());
+    let has =
+        |python: &Path| Command::new(python).args(["-c", "import openai"]).output().is_ok_and(|o| o.status.success());
     if !has(&python) {
         let made = Command::new("python3").args(["-m", "venv"]).arg(&folder).status().unwrap();
         assert!(made.success(), "python3 -m venv works");
         let requirements = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/requirements.txt");
-        let installed = Command::new(&python).args(["-m", "pip", "install", "-q", "-r", requirements]).status().unwrap();
+        let installed =
+            Command::new(&python).args(["-m", "pip", "install", "-q", "-r", requirements]).status().unwrap();
         assert!(installed.success(), "pip installs the stock client");
     }
     python
@@ -124,7 +126,8 @@ fn a_seeded_request_gives_the_same_answer_alone_and_among_31_others_on_one_threa
         let alone: Vec<String> = [0, 17, 31].map(|i| text(server.post("/v1/chat/completions", &ask(i)))).to_vec();
         let together: Vec<String> = thread::scope(|scope| {
             let (server, ask) = (&server, &ask);
-            let asked: Vec<_> = (0..32).map(|i| scope.spawn(move || server.post("/v1/chat/completions", &ask(i)))).collect();
+            let asked: Vec<_> =
+                (0..32).map(|i| scope.spawn(move || server.post("/v1/chat/completions", &ask(i)))).collect();
             asked.into_iter().map(|thread| text(thread.join().unwrap())).collect()
         });
         assert_eq!([&together[0], &together[17], &together[31]], [&alone[0], &alone[1], &alone[2]]);
