@@ -160,7 +160,9 @@ fn sampled(skills: usize) -> usize {
 fn text_threshold(text: &Bm25, settings: Settings) -> f64 {
     let best = |prompt: &str| text.scores(prompt).into_iter().fold(0.0, f64::max);
     let prompts: Vec<&str> = BACKGROUND.lines().collect();
-    quantile(prompts.into_par_iter().map(best).collect(), 1.0 - settings.strangers_of_all)
+    let taken = quantile(prompts.into_par_iter().map(best).collect(), 1.0 - settings.strangers_of_all);
+    // A prompt without a word in common is nobody's, however few the words are.
+    taken.max(f64::MIN_POSITIVE)
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {
