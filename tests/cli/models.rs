@@ -187,6 +187,7 @@ fn the_router_follows_the_library_by_every_means_and_remembers_what_its_choices_
     std::fs::write(&prompts, "{\"prompt\": \"Sum up: a b\"}\n{\"prompt\": \"Sum up: c d\"}\n").unwrap();
     let route = |more: &[&str]| place.json(&[&["route", "Sum up: x y"], more].concat());
     let import = |name: &str| place.json(&["skills", "import", &adapter, "--name", name, "--prompts", &prompts]);
+    let remove = |name: &str| assert!(socius(place.0.path(), &["skills", "remove", name]).status.success());
     import("mine");
     let first = route(&[]);
     assert_eq!((&first["scores"][0]["skill"], &first["by"]), (&"mine".into(), &"ridge".into()));
@@ -198,13 +199,13 @@ fn the_router_follows_the_library_by_every_means_and_remembers_what_its_choices_
     assert!(after["scores"][0]["usefulness"].as_f64().unwrap() < 1.0, "{after}");
     import("other");
     assert_eq!(route(&[])["skills"], 2);
-    place.json(&["skills", "remove", "other"]);
+    remove("other");
     let scores = |route: &Value| (route["scores"][0]["skill"].clone(), route["scores"][0]["prompt"].clone());
     assert_eq!(scores(&route(&[])), scores(&first), "as if it had never come");
     let log = std::fs::read_to_string(place.0.path().join("socius/routing/decisions.jsonl")).unwrap();
     assert_eq!(log.lines().count(), 7);
     assert!(log.lines().all(|line| !line.contains("Sum up") && serde_json::from_str::<Value>(line).is_ok()));
-    place.json(&["skills", "remove", "mine"]);
+    remove("mine");
     assert!(route(&[])["choice"].is_null());
     assert_eq!(place.run(&["route", "x", "--by", "magic"]).status.code(), Some(2));
 }
