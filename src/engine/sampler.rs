@@ -233,7 +233,7 @@ fn nucleus(sorted: &[Candidate], share: f64) -> usize {
 /// Inverts the cumulative weight of all tokens at `uniform` in `[0, 1)`: piece by piece, then inside one.
 fn pick_any(weights: &[f32], uniform: f64) -> u32 {
     const PIECE: usize = 256;
-    let sums: Vec<f64> = weights.chunks(PIECE).map(|piece| sum(piece)).collect();
+    let sums: Vec<f64> = weights.chunks(PIECE).map(sum).collect();
     let mut left = uniform * sums.iter().sum::<f64>();
     let has_weight = |sum: &f64| *sum > 0.0;
     let last = sums.iter().rposition(has_weight).expect("the most probable token has weight 1");
