@@ -1,7 +1,9 @@
 //! Attention's backward pass: a task is one key/value head of the rows that share keys, so no two tasks add to one key.
 
-use super::{BLOCK, Entries, Heads, lines, portions, turn};
+use super::{BLOCK, Entries, Heads, Lines, lines, portions, turn};
 use crate::gemm::Gemm;
+use crate::linear::WeightType;
+use crate::linear::tile::{self, Tiles, interleave, round_row};
 use crate::scratch;
 use crate::simd::{self, Kernel, LANES, Shared, Simd, Variant};
 use rayon::prelude::*;
@@ -45,14 +47,21 @@ pub struct Gradients<'a> {
     pub v: &'a mut [f32],
 }
 
-/// Gradients of `q`, `k` and `v` from `d_out`, `[tokens, heads · dim]`.
-pub fn backward(heads: Heads, rows: &[Spans], saved: Saved<'_>, d_out: &[f32], gradients: Gradients<'_>) {
-    backward_as(simd::active(), heads, rows, saved, d_out, gradients);
+/// Gradients of `q`, `k` and `v` from `d_out`, `[tokens, heads · dim]`; `products` is what the operands of all products but the
+/// scores are rounded to.
+pub fn backward(
+    (heads, products): (Heads, WeightType),
+    rows: &[Spans],
+    saved: Saved<'_>,
+    d_out: &[f32],
+    gradients: Gradients<'_>,
+) {
+    backward_as(simd::active(), (heads, products), rows, saved, d_out, gradients);
 }
 
 pub(super) fn backward_as(
     variant: Variant,
-    heads: Heads,
+    (heads, products): (Heads, WeightType),
     rows: &[Spans],
     saved: Saved<'_>,
     d_out: &[f32],
@@ -72,8 +81,9 @@ pub(super) fn backward_as(
     let gradients = Shares { q: Shared::new(gradients.q), k: Shared::new(gradients.k), v: Shared::new(gradients.v) };
     let entries = STEP_TOKENS * heads.group();
     let len = entries * (3 * heads.dim + 2 * BLOCK + 1) + 3 * BLOCK * heads.dim;
+    let words = if products == WeightType::Bf16 { Rounded::words(entries, heads.dim) } else { 0 };
     tasks.par_iter().for_each(|&(family, kv_head)| {
-        scratch::with(len, |scratch| {
+        let work = |scratch: &mut [f32], words: &mut [u32]| {
             for &row in family {
                 let (keys, queries) = (&rows[row].keys, &rows[row].queries);
                 let before = keys.iter().map(ExactSizeIterator::len).sum::<usize>() - queries.len();
@@ -81,10 +91,12 @@ pub(super) fn backward_as(
                     let tokens = STEP_TOKENS.min(queries.end - first);
                     let visible = before + first - queries.start + 1;
                     let entries = Entries { heads, kv_head, first, tokens, visible };
-                    simd::run(variant, Step { entries, keys, saved, d_out, gradients, scratch });
+                    let rounded = (!words.is_empty()).then(|| Rounded::new(variant, entries.len(), heads.dim, words));
+                    simd::run(variant, Step { entries, keys, saved, d_out, gradients, scratch, rounded });
                 }
             }
-        });
+        };
+        scratch::with(len, |scratch| scratch::with_words(words, |words| work(scratch, words)));
     });
 }
 
@@ -126,12 +138,14 @@ struct Step<'a> {
     d_out: &'a [f32],
     gradients: Shares,
     scratch: &'a mut [f32],
+    /// If products are of bf16.
+    rounded: Option<Rounded<'a>>,
 }
 
 impl Kernel for Step<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Self { entries, keys, saved, d_out, gradients, scratch } = self;
+        let Self { entries, keys, saved, d_out, gradients, scratch, mut rounded } = self;
         let (heads, dim, count) = (entries.heads, entries.heads.dim, entries.len());
         let (kv_width, head) = (heads.kv_width(), entries.kv_head * heads.dim);
         let (queries, rest) = scratch.split_at_mut(count * dim);
@@ -147,6 +161,9 @@ impl Kernel for Step<'_> {
         entries.gather(saved.q, heads.scale, queries);
         entries.gather(d_out, 1.0, d_outs);
         d_queries.fill(0.0);
+        if let Some(rounded) = &mut rounded {
+            rounded.take_entries(queries, d_outs);
+        }
         for e in 0..count {
             // SAFETY: both rows are `dim` long.
             inner[e] = unsafe { dot::<S>(&d_outs[e * dim..][..dim], &saved.out[entries.offset(e)..][..dim]) };
@@ -174,28 +191,44 @@ impl Kernel for Step<'_> {
             unsafe {
                 turn::<S>(k, count_keys, dim, turned);
                 S::gemm(scores(queries, turned, p));
-                turn::<S>(v, count_keys, dim, turned);
-                S::gemm(scores(d_outs, turned, ds));
+                if let Some(rounded) = &mut rounded {
+                    rounded.take_keys::<S>((k, v), count_keys);
+                    rounded.by_value((from, count), width, ds);
+                } else {
+                    turn::<S>(v, count_keys, dim, turned);
+                    S::gemm(scores(d_outs, turned, ds));
+                }
                 for e in from..count {
                     let (p, ds) = (&mut p[e * BLOCK..][..width], &mut ds[e * BLOCK..][..width]);
                     p[count_keys.min(entries.limit(e) - first)..].fill(f32::NEG_INFINITY);
                     weigh::<S>(p, ds, saved.logsumexp[entries.scalar(e)], inner[e]);
                 }
-                S::gemm(Gemm {
-                    m,
-                    n: dim,
-                    k: count_keys,
-                    a: ds.as_ptr().add(from * BLOCK),
-                    a_strides: (BLOCK, 1),
-                    b: k.at,
-                    b_row: k.row,
-                    c: d_queries.as_mut_ptr().add(from * dim),
-                    c_row: dim,
-                    accumulate: true,
-                });
+                if let Some(rounded) = &mut rounded {
+                    rounded.take_weights((from, count), width, (p, ds));
+                    rounded.by_key((from, count), count_keys, d_queries);
+                } else {
+                    S::gemm(Gemm {
+                        m,
+                        n: dim,
+                        k: count_keys,
+                        a: ds.as_ptr().add(from * BLOCK),
+                        a_strides: (BLOCK, 1),
+                        b: k.at,
+                        b_row: k.row,
+                        c: d_queries.as_mut_ptr().add(from * dim),
+                        c_row: dim,
+                        accumulate: true,
+                    });
+                }
             }
             for (index, span, token, tokens) in portions(keys.iter().map(ExactSizeIterator::len), first, count_keys) {
                 let at = (keys[span].start + token) * kv_width + head;
+                if let Some(rounded) = &rounded {
+                    let into = [gradients.v.at(at), gradients.k.at(at)];
+                    // SAFETY: the tokens are inside the batch; only this task adds to this head of this family's keys.
+                    unsafe { rounded.add_to_keys((from, count), (index, tokens), into, kv_width) };
+                    continue;
+                }
                 for (weights, rows, gradient) in [(&*p, &*d_outs, gradients.v), (&*ds, &*queries, gradients.k)] {
                     let add = Gemm {
                         m: tokens,
@@ -220,6 +253,239 @@ impl Kernel for Step<'_> {
             for (dq, sum) in dq.iter_mut().zip(&d_queries[e * dim..]) {
                 *dq = sum * heads.scale;
             }
+        }
+    }
+}
+
+/// A step's operands as pairs of bf16, and its products of them. Pairs are of neighbours along the summed dimension: elements of a
+/// head, keys, or entries. What would pair with nothing is paired with 0.
+struct Rounded<'a> {
+    variant: Variant,
+    dim: usize,
+    /// `[entries, dim / 2]`.
+    d_outs: &'a mut [u32],
+    /// `[entries / 2, dim]`, rows a multiple of 16 apart, as in all below that are `dim` wide.
+    d_outs_by_entry: &'a mut [u32],
+    queries_by_entry: &'a mut [u32],
+    /// `[64, dim / 2]`, and turned: `[dim / 2, 64]`.
+    values: &'a mut [u32],
+    values_turned: &'a mut [u32],
+    /// `[32, dim]`.
+    keys_by_key: &'a mut [u32],
+    /// `[entries / 2, 64]`.
+    p_by_entry: &'a mut [u32],
+    ds_by_entry: &'a mut [u32],
+    /// `[entries, 32]`.
+    ds_by_key: &'a mut [u32],
+}
+
+impl<'a> Rounded<'a> {
+    fn lengths(entries: usize, dim: usize) -> [usize; 9] {
+        let (half, wide, both) = (dim.div_ceil(2), dim.next_multiple_of(LANES), entries.div_ceil(2));
+        let by_entry = both * wide;
+        let weights = both * BLOCK;
+        [
+            entries * half,
+            by_entry,
+            by_entry,
+            BLOCK * half,
+            BLOCK * half,
+            BLOCK / 2 * wide,
+            weights,
+            weights,
+            entries * BLOCK / 2,
+        ]
+    }
+
+    fn words(entries: usize, dim: usize) -> usize {
+        Self::lengths(entries, dim).iter().sum()
+    }
+
+    /// For a step of `entries`.
+    fn new(variant: Variant, entries: usize, dim: usize, words: &'a mut [u32]) -> Self {
+        let mut rest = words;
+        let [
+            d_outs,
+            d_outs_by_entry,
+            queries_by_entry,
+            values,
+            values_turned,
+            keys_by_key,
+            p_by_entry,
+            ds_by_entry,
+            ds_by_key,
+        ] = Self::lengths(entries, dim).map(|len| rest.split_off_mut(..len).expect("words for every operand"));
+        Self {
+            variant,
+            dim,
+            d_outs,
+            d_outs_by_entry,
+            queries_by_entry,
+            values,
+            values_turned,
+            keys_by_key,
+            p_by_entry,
+            ds_by_entry,
+            ds_by_key,
+        }
+    }
+
+    fn wide(&self) -> usize {
+        self.dim.next_multiple_of(LANES)
+    }
+
+    #[inline(always)]
+    fn take_entries(&mut self, queries: &[f32], d_outs: &[f32]) {
+        let (dim, wide) = (self.dim, self.wide());
+        for (row, pairs) in d_outs.chunks_exact(dim).zip(self.d_outs.chunks_exact_mut(dim.div_ceil(2))) {
+            round_row(row, pairs);
+        }
+        for (rows, pairs) in [(d_outs, &mut *self.d_outs_by_entry), (queries, &mut *self.queries_by_entry)] {
+            pair_rows(rows, dim, pairs, wide);
+        }
+    }
+
+    /// `count` lines of keys and of values.
+    ///
+    /// # Safety
+    /// As for [`turn`].
+    #[inline(always)]
+    unsafe fn take_keys<S: Simd>(&mut self, (k, v): (Lines, Lines), count: usize) {
+        let (dim, half, wide) = (self.dim, self.dim.div_ceil(2), self.wide());
+        // SAFETY: `count` lines of `dim` values.
+        let line = |of: Lines, i: usize| unsafe { std::slice::from_raw_parts(of.at.add(i * of.row), dim) };
+        for (i, pairs) in self.values.chunks_exact_mut(half).take(count).enumerate() {
+            round_row(line(v, i), pairs);
+        }
+        let values = Lines { at: self.values.as_ptr().cast(), row: half };
+        // SAFETY: f32 and u32 have the same size and alignment, every bit pattern is a value of both, and turning only moves them.
+        unsafe {
+            let turned =
+                std::slice::from_raw_parts_mut(self.values_turned.as_mut_ptr().cast(), self.values_turned.len());
+            turn::<S>(values, count, half, turned);
+        }
+        for (i, pairs) in self.keys_by_key.chunks_exact_mut(wide).take(count.div_ceil(2)).enumerate() {
+            if 2 * i + 1 < count {
+                interleave(line(k, 2 * i), line(k, 2 * i + 1), pairs);
+            } else {
+                line(k, 2 * i).iter().zip(pairs).for_each(|(&k, out)| *out = tile::pair(k, 0.0));
+            }
+        }
+    }
+
+    /// Weights and scores' gradients of entries `from .. count`, `[entries, 64]`, of which `width` keys count.
+    #[inline(always)]
+    fn take_weights(&mut self, (from, count): (usize, usize), width: usize, (p, ds): (&[f32], &[f32])) {
+        let rows = from * BLOCK..count * BLOCK;
+        for (ds, pairs) in
+            ds[rows].chunks_exact(BLOCK).zip(self.ds_by_key[from * BLOCK / 2..].chunks_exact_mut(BLOCK / 2))
+        {
+            round_row(&ds[..width], &mut pairs[..width / 2]);
+        }
+        for (weights, all) in [(p, &mut *self.p_by_entry), (ds, &mut *self.ds_by_entry)] {
+            for (both, pairs) in all.chunks_exact_mut(BLOCK).enumerate().skip(from / 2) {
+                // An entry before the first that sees these keys, and one after the last, weigh nothing.
+                let row = |e: usize| {
+                    if (from..count).contains(&e) { &weights[e * BLOCK..][..width] } else { &ZEROS[..width] }
+                };
+                interleave(row(2 * both), row(2 * both + 1), pairs);
+            }
+        }
+    }
+
+    /// `ds = d_out · vᵀ` for entries `from .. count` and `width` keys.
+    ///
+    /// # Safety
+    /// Of [`crate::simd::Simd`]; `ds` is `[entries, 64]`.
+    #[inline(always)]
+    unsafe fn by_value(&self, (from, count): (usize, usize), width: usize, ds: &mut [f32]) {
+        let half = self.dim.div_ceil(2);
+        let product = Tiles {
+            rows: count - from,
+            columns: width,
+            steps: half,
+            x: self.d_outs[from * half..].as_ptr(),
+            x_strides: (half, 1),
+            weights: self.values_turned.as_ptr(),
+            next: self.values_turned.as_ptr(),
+            width: BLOCK,
+            y: ds[from * BLOCK..].as_mut_ptr(),
+            y_row: BLOCK,
+            accumulate: false,
+        };
+        // SAFETY: all were sized for the step.
+        unsafe { tile::run_pairs(self.variant, product) };
+    }
+
+    /// `d_queries += ds · k` for entries `from .. count` over `keys` keys.
+    ///
+    /// # Safety
+    /// As for [`Self::by_value`]; `d_queries` is `[entries, dim]`.
+    #[inline(always)]
+    unsafe fn by_key(&self, (from, count): (usize, usize), keys: usize, d_queries: &mut [f32]) {
+        let product = Tiles {
+            rows: count - from,
+            columns: self.dim,
+            steps: keys.div_ceil(2),
+            x: self.ds_by_key[from * BLOCK / 2..].as_ptr(),
+            x_strides: (BLOCK / 2, 1),
+            weights: self.keys_by_key.as_ptr(),
+            next: self.keys_by_key.as_ptr(),
+            width: self.wide(),
+            y: d_queries[from * self.dim..].as_mut_ptr(),
+            y_row: self.dim,
+            accumulate: true,
+        };
+        // SAFETY: all were sized for the step.
+        unsafe { tile::run_pairs(self.variant, product) };
+    }
+
+    /// Adds to the gradients of values and of keys, at keys `index .. index + tokens` of the block.
+    ///
+    /// # Safety
+    /// `dv` and `dk` are valid for `tokens` rows of `dim` values, `row` apart, and no other task's.
+    #[inline(always)]
+    unsafe fn add_to_keys(
+        &self,
+        (from, count): (usize, usize),
+        (index, tokens): (usize, usize),
+        [dv, dk]: [*mut f32; 2],
+        row: usize,
+    ) {
+        let (first, wide) = (from / 2, self.wide());
+        for (weights, rows, c) in
+            [(&*self.p_by_entry, &*self.d_outs_by_entry, dv), (&*self.ds_by_entry, &*self.queries_by_entry, dk)]
+        {
+            let product = Tiles {
+                rows: tokens,
+                columns: self.dim,
+                steps: count.div_ceil(2) - first,
+                x: weights[first * BLOCK + index..].as_ptr(),
+                x_strides: (1, BLOCK),
+                weights: rows[first * wide..].as_ptr(),
+                next: rows[first * wide..].as_ptr(),
+                width: wide,
+                y: c,
+                y_row: row,
+                accumulate: true,
+            };
+            // SAFETY: the operands were sized for the step; the gradients are the caller's promise.
+            unsafe { tile::run_pairs(self.variant, product) };
+        }
+    }
+}
+
+static ZEROS: [f32; BLOCK] = [0.0; BLOCK];
+
+/// Rows of `dim` by pairs of neighbours, the pairs' rows `wide` apart; an odd last row is paired with 0.
+#[inline(always)]
+fn pair_rows(rows: &[f32], dim: usize, pairs: &mut [u32], wide: usize) {
+    for (two, pairs) in rows.chunks(2 * dim).zip(pairs.chunks_exact_mut(wide)) {
+        let (first, second) = two.split_at(dim);
+        if second.is_empty() {
+            first.iter().zip(pairs).for_each(|(&x, out)| *out = tile::pair(x, 0.0));
+        } else {
+            interleave(first, second, pairs);
         }
     }
 }

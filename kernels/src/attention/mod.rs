@@ -12,6 +12,12 @@
 //!
 //! Backward recomputes the weights `p = exp(s − logsumexp)`: `dv_j += Σ_i p_ij do_i`, `ds = p∘(do·vᵀ − Σ do∘out)`,
 //! `dq = scale·ds·k`, `dk_j += scale·Σ_i ds_ij q_i`, the sums over i in packed order (heads of a group inside a token).
+//!
+//! Over bf16 weights the operands of these four products (p, do, v, ds, k, scaled q) are rounded to bf16 and summed in f32 by
+//! pairs; the scores stay f32, as an error in them grows with its exponential and would set the weights apart from those of the
+//! forward pass. A rounding is within ε = 2⁻⁸ of its value, and 2ε + ε² ≤ 2.01ε of a product of two; with P_ij the size of
+//! `|do_i|·|v_j|` that adds `2.01ε·Σ_i p_ij|do_i|` to dv's bound, `2.01ε·P_ij` to that of `do·v`, and so
+//! `scale·Σ_j p_ij·(2.01ε·P_ij + 2.01ε·|do·v − Σ do∘out|)·|k_j|`, or `≤ 7ε·scale·Σ_j p_ij·max_j P_ij·|k_j|`, to dq's; dk's likewise.
 
 mod backward;
 mod cache;

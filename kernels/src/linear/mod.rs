@@ -20,7 +20,7 @@
 mod multiply;
 mod packed;
 mod reference;
-mod tile;
+pub(crate) mod tile;
 
 pub(crate) use multiply::{Job, Operand, Product, Stream, run, run_streams, with_operands};
 pub(crate) use packed::Packed;

@@ -4,7 +4,7 @@ use super::packed::{Packed, Panels};
 use super::tile::{self, Floats, Tiles};
 use super::{PANEL, TASK_ROWS, WeightType, Write};
 use crate::scratch;
-use crate::simd::{Shared, Variant};
+use crate::simd::{LANES, Shared, Variant};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -238,14 +238,26 @@ fn add_product(
 ) {
     let Place { panel, columns, y_row, accumulate } = place;
     let (weight, at, first) = (product.weight, rows.start - product.rows.start, panel * PANEL);
+    let width = columns.next_multiple_of(LANES);
     match (&weight.panels, product.x) {
         (Panels::Bf16(words), Operand::Pairs(pairs)) => {
             let steps = weight.inputs.div_ceil(2);
             let weights = words[first * steps..].as_ptr();
             let x = pairs[at * steps..].as_ptr();
             let next = next.0.cast();
-            let tiles =
-                Tiles { rows: rows.len(), columns, steps, x, x_row: steps, weights, y, y_row, accumulate, next };
+            let tiles = Tiles {
+                rows: rows.len(),
+                columns,
+                steps,
+                x,
+                x_strides: (steps, 1),
+                weights,
+                width,
+                y,
+                y_row,
+                accumulate,
+                next,
+            };
             // SAFETY: operands were measured when the product was made; tasks differ in panel or rows.
             unsafe { tile::run_pairs(variant, tiles) };
         }
@@ -253,8 +265,19 @@ fn add_product(
             let steps = weight.inputs;
             let (weights, x) = (words[first * steps..].as_ptr(), x[at * steps..].as_ptr());
             let next = next.0.cast();
-            let tiles =
-                Floats { rows: rows.len(), columns, steps, x, x_row: steps, weights, y, y_row, accumulate, next };
+            let tiles = Floats {
+                rows: rows.len(),
+                columns,
+                steps,
+                x,
+                x_strides: (steps, 1),
+                weights,
+                width,
+                y,
+                y_row,
+                accumulate,
+                next,
+            };
             // SAFETY: as above.
             unsafe { tile::run_floats(variant, tiles) };
         }

@@ -8,19 +8,22 @@ use std::mem::MaybeUninit;
 
 /// `y[rows, columns] (+)= x[rows, steps] · panel[steps, width]ᵀ`, where a step is a pair of bf16.
 #[derive(Clone, Copy)]
-pub(super) struct Tiles<X = u32> {
-    pub(super) rows: usize,
-    /// At most a panel's.
-    pub(super) columns: usize,
-    pub(super) steps: usize,
-    pub(super) x: *const X,
-    pub(super) x_row: usize,
-    pub(super) weights: *const X,
-    pub(super) y: *mut f32,
-    pub(super) y_row: usize,
-    pub(super) accumulate: bool,
+pub(crate) struct Tiles<X = u32> {
+    pub(crate) rows: usize,
+    /// In linears at most a panel's.
+    pub(crate) columns: usize,
+    pub(crate) steps: usize,
+    pub(crate) x: *const X,
+    /// Distance of its rows, and of its steps.
+    pub(crate) x_strides: (usize, usize),
+    pub(crate) weights: *const X,
+    /// Distance of their steps.
+    pub(crate) width: usize,
+    pub(crate) y: *mut f32,
+    pub(crate) y_row: usize,
+    pub(crate) accumulate: bool,
     /// The weights that are read after these, as a rule: memory is asked for them meanwhile, unless they are these.
-    pub(super) next: *const X,
+    pub(crate) next: *const X,
 }
 
 /// The same where a step is one f32.
@@ -75,7 +78,7 @@ pub(super) unsafe fn run_floats(variant: Variant, tiles: Floats) {
         }
     }
     assert!(tiles.rows <= TASK_ROWS && tiles.columns <= PANEL, "a part holds a task's outputs");
-    let width = tiles.columns.next_multiple_of(LANES);
+    let width = tiles.width;
     let mut part = Part::new();
     // At least once, so that no inputs give 0.
     for first in (0..tiles.steps.max(1)).step_by(PART) {
@@ -86,7 +89,7 @@ pub(super) unsafe fn run_floats(variant: Variant, tiles: Floats) {
             n: tiles.columns,
             k: PART.min(tiles.steps - first),
             a: tiles.x.wrapping_add(first),
-            a_strides: (tiles.x_row, 1),
+            a_strides: tiles.x_strides,
             b: tiles.weights.wrapping_add(first * width),
             b_row: width,
             c,
@@ -107,15 +110,15 @@ const CACHED_STEPS: usize = 768;
 
 /// # Safety
 /// As for [`run_floats`].
-pub(super) unsafe fn run_pairs(variant: Variant, tiles: Tiles) {
+pub(crate) unsafe fn run_pairs(variant: Variant, tiles: Tiles) {
     assert!(simd::variants().contains(&variant), "{} is not of this machine", variant.name());
-    let width = tiles.columns.next_multiple_of(LANES);
+    let width = tiles.width;
     // At least once, so that no inputs give 0. A sum that is put down and taken up again is the same sum.
     for first in (0..tiles.steps.max(1)).step_by(CACHED_STEPS) {
         let end = tiles.steps.min(first + CACHED_STEPS);
         let part = Tiles {
             steps: end - first,
-            x: tiles.x.wrapping_add(first),
+            x: tiles.x.wrapping_add(first * tiles.x_strides.1),
             weights: tiles.weights.wrapping_add(first * width),
             next: if end < tiles.steps { tiles.weights.wrapping_add(end * width) } else { tiles.next },
             accumulate: tiles.accumulate || first > 0,
@@ -166,7 +169,7 @@ unsafe fn avx2(tiles: Tiles) {
 #[inline(always)]
 unsafe fn body<P: PairDot>(t: Tiles) {
     let vectors = t.columns.div_ceil(LANES);
-    let ahead = Ahead::new(&t, vectors * LANES, t.rows.div_ceil(P::S::TILE_ROWS));
+    let ahead = Ahead::new(&t, t.width, t.rows.div_ceil(P::S::TILE_ROWS));
     let mut row = 0;
     while row < t.rows {
         let narrow = vectors == 1 && P::S::TILE_VECTORS > 1;
@@ -175,11 +178,11 @@ unsafe fn body<P: PairDot>(t: Tiles) {
         while vector < vectors {
             let count = if vectors - vector >= P::S::TILE_VECTORS { P::S::TILE_VECTORS } else { 1 };
             let at = At {
-                x: t.x.wrapping_add(row * t.x_row),
+                x: t.x.wrapping_add(row * t.x_strides.0),
                 weights: t.weights.wrapping_add(vector * LANES),
                 y: t.y.wrapping_add(row * t.y_row + vector * LANES),
                 columns: t.columns - vector * LANES,
-                width: vectors * LANES,
+                width: t.width,
                 ahead: ahead.of_tile(row, t.rows),
             };
             // SAFETY: the tile lies inside the panel, x and y.
@@ -284,23 +287,24 @@ unsafe fn run_tile<P: PairDot, const R: usize, const V: usize>(t: &Tiles, at: At
                 }
             }
         }
-        let mut weights = at.weights;
+        let (mut x, mut weights) = (at.x, at.weights);
         for step in 0..t.steps {
             let mut w = [P::load_pairs(weights); V];
             for v in 1..V {
                 w[v] = P::load_pairs(weights.add(v * LANES));
             }
-            weights = weights.add(at.width);
+            weights = weights.wrapping_add(at.width);
             // A tile of one or two rows does little else than read.
             for line in 0..if R <= 2 { V } else { 1 } {
                 P::S::prefetch_far(at.ahead.at(step).wrapping_add(line * LANES));
             }
             for r in 0..R {
-                let a = P::splat_pair(*at.x.add(r * t.x_row + step));
+                let a = P::splat_pair(*x.add(r * t.x_strides.0));
                 for v in 0..V {
                     acc[r][v] = P::dot(acc[r][v], a, w[v]);
                 }
             }
+            x = x.wrapping_add(t.x_strides.1);
         }
         for r in 0..R {
             for v in 0..V {
@@ -324,6 +328,26 @@ fn round(x: f32) -> u32 {
     if bits & 0x7fff_ffff > 0x7f80_0000 { bits | 0x0040_0000 } else { rounded }
 }
 
+/// A row by pairs; the last of an odd row is paired with 0.
+#[inline(always)]
+pub(crate) fn round_row(x: &[f32], pairs: &mut [u32]) {
+    let (whole, rest) = x.as_chunks::<2>();
+    for (two, out) in whole.iter().zip(pairs.iter_mut()) {
+        *out = pair(two[0], two[1]);
+    }
+    if let ([last], Some(out)) = (rest, pairs.last_mut()) {
+        *out = pair(*last, 0.0);
+    }
+}
+
+/// Two rows by pairs of their values at each column.
+#[inline(always)]
+pub(crate) fn interleave(first: &[f32], second: &[f32], pairs: &mut [u32]) {
+    for ((a, b), out) in first.iter().zip(second).zip(pairs) {
+        *out = pair(*a, *b);
+    }
+}
+
 /// Rounds `x`, rows of `width`, to pairs of bf16; an odd row is padded with 0.
 pub(super) fn round_pairs(variant: Variant, x: &[f32], width: usize, pairs: &mut [u32]) {
     struct Round<'a>(&'a [f32], usize, &'a mut [u32]);
@@ -332,13 +356,7 @@ pub(super) fn round_pairs(variant: Variant, x: &[f32], width: usize, pairs: &mut
         unsafe fn run<S: Simd>(self) {
             let Self(x, width, pairs) = self;
             for (x, pairs) in x.chunks_exact(width).zip(pairs.chunks_exact_mut(width.div_ceil(2))) {
-                let (whole, rest) = x.as_chunks::<2>();
-                for (two, pair_out) in whole.iter().zip(pairs.iter_mut()) {
-                    *pair_out = pair(two[0], two[1]);
-                }
-                if let ([last], Some(out)) = (rest, pairs.last_mut()) {
-                    *out = pair(*last, 0.0);
-                }
+                round_row(x, pairs);
             }
         }
     }

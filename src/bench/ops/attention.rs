@@ -60,7 +60,7 @@ pub(super) fn forward(shapes: Shapes<'_>) -> Op {
 
 /// Their gradient: five products where the forward pass has two.
 pub(super) fn backward(shapes: Shapes<'_>) -> Op {
-    let mut packed = Packed::new(shapes);
+    let (mut packed, kept) = (Packed::new(shapes), shapes.kept);
     packed.forward();
     let d_out = values(packed.out.len());
     let [mut dq, mut dk, mut dv] = [&packed.q, &packed.k, &packed.v].map(|of| vec![0.0; of.len()]);
@@ -68,7 +68,7 @@ pub(super) fn backward(shapes: Shapes<'_>) -> Op {
     Op::new("attention, backward", shapes.spec.layers, (2.5 * forward_operations(shapes), moved), move || {
         let Packed { heads, spans, q, k, v, out, logsumexp } = &packed;
         let into = Gradients { q: &mut dq, k: &mut dk, v: &mut dv };
-        attention::backward(*heads, spans, Saved { q, k, v, out, logsumexp }, &d_out, into);
+        attention::backward((*heads, kept), spans, Saved { q, k, v, out, logsumexp }, &d_out, into);
     })
 }
 

@@ -80,7 +80,8 @@ impl Cpu {
         let (mut dq, mut dk, mut dv) = (Buffer::new(q.len()), Buffer::zeros(k.len()), Buffer::zeros(v.len()));
         let saved = attention::Saved { q: &q, k: &k, v: &v, out: &out, logsumexp: &logsumexp };
         let into = Gradients { q: &mut dq, k: &mut dk, v: &mut dv };
-        attention::backward(self.heads(), &at.pass.prepared.spans, saved, &d_out, into);
+        let products = self.weight(at.layer, Projection::O).weight_type();
+        attention::backward((self.heads(), products), &at.pass.prepared.spans, saved, &d_out, into);
         let weight = &self.layers[at.layer].attention_norm;
         let (mut dx, mut normed) = (dy, Buffer::new(x.len()));
         let buffers =
