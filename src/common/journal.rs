@@ -96,7 +96,7 @@ mod tests {
     fn what_was_kept_is_read_back_and_a_half_written_line_is_dropped() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.jsonl");
-        let value = |i: u32| Value { share: f64::from(i) / 3.0, who: (i % 2 == 0).then(|| "a\nb".to_owned()) };
+        let value = |i: u32| Value { share: f64::from(i) / 3.0, who: i.is_multiple_of(2).then(|| "a\nb".to_owned()) };
         let key = |i: u32| Digest::of(i.to_le_bytes());
         let mut journal = Journal::open(&path).unwrap();
         (0..4).for_each(|i| journal.insert(key(i), value(i)).unwrap());
