@@ -73,11 +73,26 @@ impl Shelf {
                 Ok(start.elapsed().as_secs_f64())
             })
         };
-        let list = time(&|library| Ok(drop(library.list()?)))?;
-        let search = time(&|library| Ok(drop(library.search("kind 7")?)))?;
-        let like = time(&|library| Ok(drop(library.search_like(&*library.show(&name.clone().into())?)?)))?;
-        let show = time(&|library| Ok(drop(library.show(&name.clone().into())?)))?;
-        let open = Clock { runs, report }.time(|| Ok(drop(Library::open(&self.root)?)))?;
+        let list = time(&|library| {
+            library.list()?;
+            Ok(())
+        })?;
+        let search = time(&|library| {
+            library.search("kind 7")?;
+            Ok(())
+        })?;
+        let like = time(&|library| {
+            library.search_like(&*library.show(&name.clone().into())?)?;
+            Ok(())
+        })?;
+        let show = time(&|library| {
+            library.show(&name.clone().into())?;
+            Ok(())
+        })?;
+        let open = Clock { runs, report }.time(|| {
+            Library::open(&self.root)?;
+            Ok(())
+        })?;
         Ok(ShelfTimes { publish: self.publish, open, list, search, like, show })
     }
 }

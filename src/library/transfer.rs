@@ -121,7 +121,7 @@ mod tests {
             assert_eq!(back.manifest.provenance.learner, "import");
         }
         let listed = fixture.library.heads().unwrap();
-        let known = |id| fixture.library.routing_features(&*fixture.library.generation(id).unwrap()).unwrap().is_some();
+        let known = |id| fixture.library.routing_features(&fixture.library.generation(id).unwrap()).unwrap().is_some();
         assert_eq!(listed.into_iter().filter(|(_, id)| known(*id)).count(), 1);
     }
 

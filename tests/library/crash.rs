@@ -137,7 +137,7 @@ pub(crate) fn run(root: &Path, kills: usize, seed: u64, writer: &dyn Fn(u64) -> 
         }
         for (mut child, lines) in writers {
             child.wait().expect("it was killed");
-            deeds.extend(lines.into_iter());
+            deeds.extend(lines);
         }
         check(root, &deeds, &before, &mut tally);
     }

@@ -51,7 +51,7 @@ pub(super) fn history(library: &Library, name: &SkillName, terminal: &mut Termin
     terminal.lines(text::table(&summaries.iter().map(row).collect::<Vec<_>>()))?;
     let damaged = tell(&damaged, terminal);
     terminal.line("")?;
-    terminal.lines(text::table(&moves.iter().map(|entry| moved(entry)).collect::<Vec<_>>()))?;
+    terminal.lines(text::table(&moves.iter().map(moved).collect::<Vec<_>>()))?;
     Ok(json!({ "name": name, "generations": summaries, "damaged": damaged, "moves": moves }))
 }
 
