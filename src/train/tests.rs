@@ -85,6 +85,48 @@ fn joint_and_separate_training_agree_to_the_byte() {
     }
 }
 
+/// Answers to prompts with a common beginning: more tokens than a pass computes in one part.
+fn answers(seed: u64) -> Vec<TrainRow> {
+    let beginning = tokens(24, seed);
+    let answer = |i: u64| {
+        let prompt = [&beginning[..], &tokens(3 + i as usize % 5, seed + 2 * i)].concat();
+        TrainRow::answer(prompt, tokens(4 + i as usize % 3, seed + 2 * i + 1))
+    };
+    (0..24).map(answer).collect()
+}
+
+#[test]
+fn learners_of_many_rows_agree_with_themselves_alone_to_the_byte() {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let model = model(dtype);
+        let steps = |learners: &mut [Learner], seeds: &[u64]| {
+            let mut losses = Vec::new();
+            for step in 0..4 {
+                let data: Vec<_> = seeds.iter().map(|seed| answers(1000 * step + seed)).collect();
+                let pairs = learners.iter_mut().zip(&data);
+                let mut jobs: Vec<_> = pairs.map(|(learner, rows)| Job { learner, rows, loss: &loss::nll }).collect();
+                let stats = forward_backward(&model, &mut jobs, PassLimits::default()).unwrap();
+                losses.push(stats.into_iter().map(|stats| stats.loss).collect::<Vec<_>>());
+                for learner in learners.iter_mut() {
+                    optim_step(learner, &AdamW::default()).unwrap();
+                }
+            }
+            losses
+        };
+        let both = || vec![learner(&Projection::ALL, 4, 1, 0.0), learner(&Projection::ALL, 4, 2, 0.0)];
+        let mut joint = both();
+        let losses = steps(&mut joint, &[100, 500]);
+        for (i, mut alone) in both().into_iter().enumerate() {
+            let own = steps(std::slice::from_mut(&mut alone), &[[100, 500][i]]);
+            assert!(
+                own.iter().zip(&losses).all(|(own, joint)| own[0] == joint[i]),
+                "{dtype:?}: learner {i}: {own:?} {losses:?}"
+            );
+            assert!(alone == joint[i], "{dtype:?}: learner {i}");
+        }
+    }
+}
+
 #[test]
 fn the_size_of_a_pass_does_not_change_a_byte() {
     let model = model(Dtype::F32);
