@@ -18,7 +18,7 @@
 //! | 4 | `engine`, `train`, `library` |
 //! | 5 | `router`, `bench` |
 //! | 6 | `agent` |
-//! | 7 | `server` |
+//! | 7 | `lab`, `server` |
 //! | 8 | `cli` |
 #![forbid(unsafe_code)]
 
@@ -30,6 +30,7 @@ pub mod engine;
 pub mod envs;
 pub mod episode;
 pub mod fetch;
+pub mod lab;
 pub mod library;
 pub mod lora;
 pub mod report;

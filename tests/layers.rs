@@ -19,6 +19,7 @@ const RANKS: &[(&str, u32)] = &[
     ("router", 5),
     ("bench", 5),
     ("agent", 6),
+    ("lab", 7),
     ("server", 7),
     ("cli", 8),
 ];

@@ -8,12 +8,13 @@ use super::{
 use crate::{
     agent::{RouteBench, Session},
     bench::{Clock, Decode, Prefill, Shelf, Train, Training, ops::Shapes},
+    common::peak_bytes,
 };
 use clap::Subcommand;
 use serde_json::{Value, json};
 use socius_kernels::linear::WeightType;
 use socius_models::Dtype;
-use std::{fs, num::NonZeroUsize};
+use std::num::NonZeroUsize;
 
 /// Measure how fast this machine trains and decodes
 #[derive(clap::Args)]
@@ -367,7 +368,5 @@ fn dtype(dtype: Dtype) -> &'static str {
 
 /// The most memory that this process has held, in MiB, where the system says it.
 pub(super) fn peak_mb() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib / 1024)
+    peak_bytes().map(|bytes| bytes >> 20)
 }

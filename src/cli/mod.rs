@@ -14,6 +14,7 @@ mod eval;
 mod flags;
 mod generate;
 mod interrupt;
+mod lab;
 mod learn;
 mod models;
 mod pull;
@@ -67,6 +68,7 @@ enum Command {
     Skills(skills::Args),
     Models(models::Args),
     Pull(pull::Args),
+    Lab(lab::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
@@ -88,6 +90,7 @@ impl Command {
             Self::Skills(args) => skills::run(args, terminal),
             Self::Models(args) => models::run(args, terminal),
             Self::Pull(args) => pull::run(args, terminal),
+            Self::Lab(args) => lab::run(args, terminal),
             Self::Bench(args) => bench::run(args, terminal),
             Self::Doctor(args) => doctor::run(args, terminal),
             Self::Completions(args) => completions::run(args, terminal),

@@ -55,6 +55,11 @@ impl Home {
         self.root.join("streams")
     }
 
+    /// Runs of experiments.
+    pub fn lab(&self) -> PathBuf {
+        self.root.join("lab")
+    }
+
     /// What people said of answers: one JSON object a line.
     pub fn experience(&self) -> PathBuf {
         self.root.join("experience.jsonl")
@@ -74,7 +79,9 @@ mod tests {
     fn a_home_is_absolute_and_everything_lies_inside_it() {
         let home = Home::at("some/folder");
         assert!(home.root().is_absolute() && home.root().ends_with("some/folder"));
-        for inside in [home.models(), home.library(), home.runs(), home.streams(), home.experience(), home.derived()] {
+        for inside in
+            [home.models(), home.library(), home.runs(), home.streams(), home.lab(), home.experience(), home.derived()]
+        {
             assert!(inside.starts_with(home.root()));
         }
     }

@@ -1,0 +1,89 @@
+//! What an experiment is, and which there are. A new one is a type that implements [`Experiment`] and a line in [`experiments`].
+
+use super::{Cell, Desk, LabError, Run};
+use crate::report::Page;
+use serde::de::DeserializeOwned;
+
+/// How much of an experiment is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// Minutes: shows that everything runs and claims nothing.
+    Quick,
+    /// What claims rest on; resumed over as many sittings as it takes.
+    Full,
+}
+
+impl Size {
+    /// `quick` or `full`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Quick => "quick",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// A configuration's cells, in the order in which they are measured: a cell may use what earlier ones left in the shared folder.
+pub struct Plan {
+    /// Each with what it is expected to take, in any unit that is the same for all.
+    pub cells: Vec<(Cell, f64)>,
+    /// Every seed that is used.
+    pub seeds: Vec<u64>,
+    /// The checkpoint that cells open, if they open one: its digest and its tokenizer's go into the manifest.
+    pub model: Option<String>,
+}
+
+/// A question with a grid of cells, the measuring of one cell, and a page that says what was found. Stateless: everything that
+/// matters is in the configuration, a cell and the run's folder.
+pub trait Experiment: Sync {
+    /// What it is called on the command line.
+    fn name(&self) -> &'static str;
+
+    /// One sentence: what it asks.
+    fn summary(&self) -> &'static str;
+
+    /// Its configuration of that size, in TOML.
+    fn config(&self, size: Size) -> &'static str;
+
+    /// The cells of a configuration.
+    ///
+    /// # Errors
+    /// If the configuration is not one, with what would be right.
+    fn plan(&self, config: &str) -> Result<Plan, LabError>;
+
+    /// Measures one cell, in a process of its own. Gives the same values whenever it is called again with the same cell.
+    ///
+    /// # Errors
+    /// Whatever keeps the cell from being measured; it is recorded and the other cells go on.
+    fn measure(&self, config: &str, cell: &Cell, desk: &mut Desk<'_>) -> Result<(), LabError>;
+
+    /// Writes what one run found, or two beside each other, however far they are.
+    fn report(&self, runs: &[Run], page: &mut Page);
+}
+
+/// All experiments, in the order in which they are listed.
+pub fn experiments() -> &'static [&'static dyn Experiment] {
+    &[]
+}
+
+/// The experiment of that name.
+///
+/// # Errors
+/// If there is none, with the names that there are.
+pub fn find(name: &str) -> Result<&'static dyn Experiment, LabError> {
+    let known = || experiments().iter().map(|experiment| experiment.name()).collect::<Vec<_>>().join(", ");
+    let found = experiments().iter().find(|experiment| experiment.name() == name);
+    found.copied().ok_or_else(|| LabError::Unknown { name: name.to_owned(), known: known() })
+}
+
+/// Reads an experiment's own type out of its TOML; an error names the key.
+///
+/// # Errors
+/// If the text is not TOML, or a key is missing, unknown or of another type.
+pub fn parse_config<T: DeserializeOwned>(text: &str) -> Result<T, LabError> {
+    let parsed = toml::Deserializer::parse(text).map_err(|error| LabError::Config(error.message().to_owned()))?;
+    serde_path_to_error::deserialize(parsed).map_err(|error| {
+        let (path, what) = (error.path().to_string(), error.into_inner());
+        LabError::Config(format!("{path}: {}", what.message()))
+    })
+}

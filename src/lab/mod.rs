@@ -1,0 +1,36 @@
+//! Registered experiments, records that survive any kill, reports. Never sees flags or terminals, and computes nothing that a
+//! reader could not compute again from the run's folder.
+//!
+//! An [`Experiment`] expands a TOML configuration into cells. Each cell is measured in a process of its own, so that its peak
+//! memory is its own, and every measurement is a line of the run's folder before the next begins:
+//!
+//! ```text
+//! HOME/lab/attention-vs-compression-quick-1a2b3c4d/
+//!   manifest.json         configuration with its digest, seeds, model and tokenizer, machine, version
+//!   measurements.jsonl    a line a measurement as it is taken, and one when its cell is finished or has failed
+//!   shared/               what cells make for later cells (a base that all arms share)
+//!   report/               index.html, a plot each as SVG and PNG, measurements.csv and .parquet
+//! ```
+//!
+//! Running the same configuration again goes on where it stopped: finished cells are skipped, and what an unfinished cell had
+//! measured is measured again.
+
+mod cell;
+mod cost;
+mod error;
+mod experiment;
+mod launch;
+mod manifest;
+mod records;
+mod report;
+mod run;
+
+pub use cell::{Cell, Desk, Told};
+pub use cost::{Cost, Purpose};
+pub use error::LabError;
+pub use experiment::{Experiment, Plan, Size, experiments, find, parse_config};
+pub use launch::{Launch, Processes};
+pub use manifest::{Machine, Manifest};
+pub use records::{Finished, Line, Measurement, Records};
+pub use report::report;
+pub use run::{Limits, Progressed, Run, measure_cell, run};
