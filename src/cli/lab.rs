@@ -180,7 +180,7 @@ fn run_cells(args: &RunArgs, terminal: &mut Terminal) -> anyhow::Result<Value> {
     if failed > 0 {
         terminal.line("what failed is measured again with --retry")?;
     }
-    let page = lab::report(&[folder.clone()], None)?;
+    let page = lab::report(std::slice::from_ref(&folder), None)?;
     terminal.line(format!("report: {}", page.display()))?;
     Ok(json!({
         "experiment": experiment.name(),
