@@ -1,16 +1,18 @@
 """Load on an OpenAI-compatible server: streams at a time, tokens a second, time to the first token. Standard library only.
 
     python3 benches/serve.py http://127.0.0.1:8080 --streams 32 --requests 128 --tokens 64
-    python3 benches/serve.py http://127.0.0.1:8080 --models reverse,cipher,json    spread over skills
-    python3 benches/serve.py http://127.0.0.1:8081                                 llama-server, the same load
+    python3 benches/serve.py http://127.0.0.1:8080 --streams 32 --requests 32 --tokens 256    one wave: decoding by itself
+    python3 benches/serve.py http://127.0.0.1:8080 --models reverse,cipher,json               spread over skills
+    python3 benches/serve.py http://127.0.0.1:8081                                            llama-server, the same load
 
-Prints one JSON object. Tokens are those that the server's usage counts.
+Prints one JSON object. Tokens are those that the server's usage counts; every answer has all of them (`ignore_eos`). Where each stream
+asks once, `decode_tokens_per_s` is the rate between the last first token and the first end, while nothing else runs.
 """
 
 import argparse
 import http.client
+import itertools
 import json
-import queue
 import statistics
 import threading
 import time
@@ -23,20 +25,24 @@ def arguments():
     parser.add_argument("--streams", type=int, default=32, help="requests at a time")
     parser.add_argument("--requests", type=int, default=128, help="requests in all")
     parser.add_argument("--seconds", type=float, help="for so long instead")
-    parser.add_argument("--prompt", type=int, default=128, help="words of a prompt")
+    parser.add_argument("--prompt", type=int, default=24, help="words of a prompt, some four tokens each")
     parser.add_argument("--tokens", type=int, default=64, help="tokens of an answer")
+    parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--models", default="", help="names by commas, taken in turn; the server's first without")
+    parser.add_argument("--seed", type=int, default=0, help="another one asks other prompts")
     parser.add_argument("--key", default="")
     return parser.parse_args()
 
 
 class Load:
-    def __init__(self, args):
-        self.args, self.place = args, urllib.parse.urlparse(args.url)
-        self.lock, self.first, self.whole = threading.Lock(), [], []
-        self.prompt_tokens = self.tokens = self.errors = 0
-        self.headers = {"Content-Type": "application/json", "Authorization": f"Bearer {args.key}"}
-        self.models = [name for name in args.models.split(",") if name] or [self.default_model()]
+    """Streamed answers, as many at a time as there are streams."""
+
+    def __init__(self, url, streams, requests, prompt, tokens, temperature=1.0, models=(), seed=0, key="", seconds=None):
+        self.place, self.streams, self.requests, self.seconds = urllib.parse.urlparse(url), streams, requests, seconds
+        self.prompt, self.tokens, self.temperature, self.seed = prompt, tokens, temperature, seed
+        self.headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+        self.models = list(models) or [self.default_model()]
+        self.lock, self.answers, self.errors = threading.Lock(), [], []
 
     def connect(self):
         return http.client.HTTPConnection(self.place.hostname, self.place.port, timeout=600)
@@ -46,86 +52,107 @@ class Load:
         connection.request("GET", "/v1/models", headers=self.headers)
         return json.load(connection.getresponse())["data"][0]["id"]
 
-    def ask(self, number):
-        """One streamed answer."""
-        words = " ".join(f"w{(number * 7919 + i * 104729) % 1000}" for i in range(self.args.prompt))
-        model = self.models[number % len(self.models)]
-        body = {
-            "model": model,
-            "messages": [{"role": "user", "content": words}],
-            "max_tokens": self.args.tokens,
-            "temperature": 1.0,
-            "seed": number,
+    def body(self, number):
+        salt = number + 100_003 * self.seed
+        return {
+            "model": self.models[number % len(self.models)],
+            "messages": [{"role": "user", "content": words(salt, self.prompt)}],
+            "max_tokens": self.tokens,
+            "temperature": self.temperature,
+            "seed": salt,
             "stream": True,
             "stream_options": {"include_usage": True},
+            "ignore_eos": True,
         }
-        start, first, usage = time.perf_counter(), None, None
+
+    def ask(self, number):
+        """One answer: when it was asked for, when each piece came, and the usage."""
+        start, pieces, usage = time.perf_counter(), [], None
         connection = self.connect()
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), self.headers)
+        connection.request("POST", "/v1/chat/completions", json.dumps(self.body(number)), self.headers)
         response = connection.getresponse()
         if response.status != 200:
             raise RuntimeError(f"{response.status}: {response.read(500)!r}")
+        # Chunks are looked at, not parsed: the load must not take the processors from what it measures.
         for line in response:
-            if not line.startswith(b"data: {"):
-                continue
-            chunk = json.loads(line[6:])
-            if "error" in chunk:
-                raise RuntimeError(chunk["error"]["message"])
-            if first is None and any(choice["delta"].get("content") for choice in chunk["choices"]):
-                first = time.perf_counter() - start
-            usage = chunk.get("usage") or usage
+            if b'"content":"' in line and b'"content":""' not in line:
+                pieces.append(time.perf_counter())
+            elif b'"error":' in line:
+                raise RuntimeError(line)
+            if b'"usage":{' in line:
+                usage = json.loads(line[6:])["usage"]
         connection.close()
+        if usage is None:
+            raise RuntimeError("the stream ended without its usage")
         with self.lock:
-            self.first.append(first if first is not None else time.perf_counter() - start)
-            self.whole.append(time.perf_counter() - start)
-            self.prompt_tokens += usage["prompt_tokens"]
-            self.tokens += usage["completion_tokens"]
+            self.answers.append((start, pieces or [time.perf_counter()], time.perf_counter(), usage))
 
     def run(self):
-        numbers, start = queue.Queue(), time.perf_counter()
-        count = self.args.requests if self.args.seconds is None else 10**9
-        until = start + (self.args.seconds or 10**9)
-        counter = iter(range(count))
+        start = time.perf_counter()
+        numbers = iter(range(self.requests)) if self.seconds is None else itertools.count()
+        until = start + (self.seconds or 1e9)
 
         def work():
             while time.perf_counter() < until:
                 with self.lock:
-                    number = next(counter, None)
+                    number = next(numbers, None)
                 if number is None:
                     return
                 try:
                     self.ask(number)
                 except Exception as error:  # any failure of the server counts
                     with self.lock:
-                        self.errors += 1
-                        numbers.put(str(error))
+                        self.errors.append(str(error))
 
-        threads = [threading.Thread(target=work) for _ in range(self.args.streams)]
+        threads = [threading.Thread(target=work) for _ in range(self.streams)]
         [thread.start() for thread in threads]
         [thread.join() for thread in threads]
-        return time.perf_counter() - start, list(numbers.queue)[:3]
+        return self.report(time.perf_counter() - start)
+
+    def report(self, seconds):
+        first = sorted(pieces[0] - start for start, pieces, _, _ in self.answers)
+        drawn = sum(usage["completion_tokens"] for *_, usage in self.answers)
+        read = sum(usage["prompt_tokens"] for *_, usage in self.answers)
+        quantile = lambda q: round(first[min(len(first) - 1, int(q * len(first)))], 3) if first else None
+        report = {
+            "streams": self.streams,
+            "requests": len(self.answers),
+            "errors": len(self.errors),
+            "examples_of_errors": self.errors[:3],
+            "seconds": round(seconds, 3),
+            "prompt_tokens": read,
+            "tokens_per_s": round(drawn / seconds, 1),
+            "total_tokens_per_s": round((drawn + read) / seconds, 1),
+            "first_token_p50_s": quantile(0.5),
+            "first_token_p95_s": quantile(0.95),
+            "request_mean_s": round(statistics.fmean(end - start for start, _, end, _ in self.answers), 3)
+            if self.answers
+            else None,
+        }
+        if len(self.answers) == self.streams:
+            report["decode_tokens_per_s"] = self.decode_rate()
+        return report
+
+    def decode_rate(self):
+        """Tokens a second while every stream decodes: a piece may hold several tokens, so each counts for its answer's mean."""
+        begin = max(pieces[0] for _, pieces, _, _ in self.answers)
+        end = min(pieces[-1] for _, pieces, _, _ in self.answers)
+        if end <= begin:
+            return None
+        inside = lambda pieces: sum(begin < at <= end for at in pieces)
+        drawn = sum(inside(pieces) * usage["completion_tokens"] / len(pieces) for _, pieces, _, usage in self.answers)
+        return round(drawn / (end - begin), 1)
+
+
+def words(salt, count):
+    return " ".join(f"w{(salt * 7919 + i * 104729) % 1000}" for i in range(count))
 
 
 def main():
-    load = Load(arguments())
-    seconds, errors = load.run()
-    quantile = lambda values, q: sorted(values)[min(len(values) - 1, int(q * len(values)))] if values else None
-    print(
-        json.dumps(
-            {
-                "streams": load.args.streams,
-                "requests": len(load.whole),
-                "errors": load.errors,
-                "examples_of_errors": errors,
-                "seconds": round(seconds, 3),
-                "tokens_per_s": round(load.tokens / seconds, 1),
-                "total_tokens_per_s": round((load.tokens + load.prompt_tokens) / seconds, 1),
-                "first_token_p50_s": quantile(load.first, 0.5),
-                "first_token_p95_s": quantile(load.first, 0.95),
-                "request_mean_s": statistics.fmean(load.whole) if load.whole else None,
-            }
-        )
-    )
+    options = vars(arguments())
+    options["models"] = [name for name in options["models"].split(",") if name]
+    print(json.dumps(Load(**options).run()))
 
 
-main()
+if __name__ == "__main__":
+    main()

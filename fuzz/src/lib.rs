@@ -1,5 +1,9 @@
 //! What the targets share: foreign bytes as files, and everything that a checkpoint can then be asked for. Knows no format.
 
+#[path = "../../tests/cli/checkpoint.rs"]
+#[allow(dead_code, reason = "adapters are written for tests")]
+mod checkpoint;
+
 use socius::{lora::Base, text::Text};
 use socius_models::{Checkpoint, Spec, TensorSource};
 use std::{
@@ -65,4 +69,15 @@ pub fn sharded_with(name: &str, bytes: &[u8]) -> &'static Path {
 /// The base that the golden adapters belong to.
 pub fn base(spec: &Spec) -> Base<'_> {
     Base { spec, name: "tiny", aliases: &[] }
+}
+
+/// The text of a model whose tokens are bytes.
+pub fn tiny() -> &'static Text {
+    static TEXT: LazyLock<Text> = LazyLock::new(|| {
+        let folder = FOLDER.path().join("tiny");
+        checkpoint::write(&folder);
+        let checkpoint = Checkpoint::open(&folder).expect("the checkpoint is whole");
+        Text::open(&checkpoint).expect("it has a tokenizer")
+    });
+    &TEXT
 }

@@ -56,8 +56,17 @@ pub fn examples(experiences: &[Experience]) -> String {
 }
 
 impl Session {
-    /// Keeps `experience`.
+    /// Keeps `experience`, and tells the router what the skill that answered earned.
     pub fn remember(&self, experience: &Experience) -> Result<(), AgentError> {
+        self.keep(experience)?;
+        let generation = experience.turn.generation.as_deref().and_then(|id| id.parse().ok());
+        match (generation, experience.reward) {
+            (Some(generation), Some(reward)) => self.reward(generation, reward.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn keep(&self, experience: &Experience) -> Result<(), AgentError> {
         let path = self.home.experience();
         let mut line = serde_json::to_vec(experience).expect("an experience is plain data");
         line.push(b'\n');

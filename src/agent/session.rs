@@ -8,7 +8,7 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// Adapters kept in memory: 2 GiB hold some hundred of rank 16 over the default base.
+/// Adapters kept in memory: 2 GiB hold some seventy of rank 16 over the default base.
 const CACHE_BYTES: usize = 2 << 30;
 
 /// Damaged skills that are routed around before a request fails: more are no accident.

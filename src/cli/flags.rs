@@ -11,6 +11,7 @@ use crate::{
 };
 use anyhow::Context;
 use clap::ValueEnum;
+use serde_json::{Value, json};
 use socius_models::{DeviceChoice, Dtype};
 use std::num::NonZeroUsize;
 
@@ -154,6 +155,23 @@ impl SamplingFlags {
             max_tokens: self.max_tokens as usize,
             ..Sampling::default()
         }
+    }
+
+    /// The same as the fields of a request by OpenAI's protocol; those beyond it only where they say something.
+    pub(super) fn fields(&self) -> Value {
+        let mut fields = json!({
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "seed": self.seed,
+            "max_completion_tokens": self.max_tokens,
+        });
+        let own = [
+            ("top_k", self.top_k.map(|k| json!(k))),
+            ("min_p", (self.min_p != 0.0).then(|| json!(self.min_p))),
+            ("repetition_penalty", (self.repetition_penalty != 1.0).then(|| json!(self.repetition_penalty))),
+        ];
+        own.into_iter().filter_map(|(name, value)| Some((name, value?))).for_each(|(name, value)| fields[name] = value);
+        fields
     }
 }
 

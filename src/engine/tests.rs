@@ -42,15 +42,19 @@ fn crowd(model: &Model) -> Vec<Request> {
 }
 
 #[test]
-fn a_request_gives_the_same_tokens_and_logprobs_alone_and_among_31_others() {
+fn a_request_gives_the_same_tokens_and_logprobs_alone_and_among_31_others_on_any_number_of_threads() {
     let model = model();
     let together = run(&mut Engine::new(model.clone(), Limits::default()), crowd(&model));
     // Few rows and tokens a step: prompts are cut into chunks, and requests wait for each other.
     let narrow = Limits { rows_max: 5, tokens_per_step: 11, cache_tokens_max: 200, prefix_tokens_max: 0 };
     assert_eq!(run(&mut Engine::new(model.clone(), narrow), crowd(&model)), together);
-    for (i, request) in crowd(&model).into_iter().enumerate().step_by(5) {
-        let alone = run(&mut Engine::new(model.clone(), Limits::default()), vec![request]);
-        assert_eq!(alone[0], together[i], "request {i}");
+    for threads in 1..=4 {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let run = |requests| pool.install(|| run(&mut Engine::new(model.clone(), Limits::default()), requests));
+        assert_eq!(run(crowd(&model)), together, "{threads} threads");
+        for (i, request) in crowd(&model).into_iter().enumerate().step_by(5) {
+            assert_eq!(run(vec![request])[0], together[i], "request {i} on {threads} threads");
+        }
     }
 }
 

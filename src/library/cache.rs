@@ -80,7 +80,7 @@ mod tests {
     fn the_least_recently_used_leaves_first_and_a_held_one_lives_on() {
         let fixture = Fixture::new();
         let generations: Vec<_> = (1..=3).map(|seed| fixture.publish(&format!("s{seed}"), seed)).collect();
-        let one = fixture.lora(1).theta.len() * 4;
+        let one = fixture.lora(1).theta.len() * 6;
         let cache = AdapterCache::new(2 * one);
         let get = |i: usize| cache.get(&fixture.library, &generations[i], &fixture.base, &fixture.spec).unwrap();
         let first = get(0);

@@ -39,8 +39,8 @@ impl ActiveAdapter {
         Digest::of_parts([&sites[..], &theta])
     }
 
-    /// Memory that θ holds.
+    /// Memory that it holds once it has run: θ in f32, and packed in bf16.
     pub fn bytes(&self) -> usize {
-        self.theta.len() * size_of::<f32>()
+        self.theta.len() * (size_of::<f32>() + size_of::<u16>())
     }
 }

@@ -22,7 +22,7 @@ use std::sync::{
     Arc, Mutex,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 /// Everything a handler needs.
 pub(super) struct App {
@@ -140,16 +140,36 @@ impl App {
 
     /// Puts `ask` in line: the prompt in tokens, the skill that answers in memory, the grammar compiled.
     pub(super) async fn begin(self: &Arc<Self>, ask: Ask) -> Result<Begun, ApiError> {
-        if self.draining.load(Ordering::Relaxed) {
-            return Err(ApiError::unavailable("the server is about to end"));
-        }
         let asked = Instant::now();
-        let place = self.worker.place().ok_or_else(ApiError::queue_full)?;
+        let place = self.place()?;
         let Plan { n, stop, .. } = ask.plan.clone();
         let (request, who) = self.blocking(move |app| app.prepare(ask)).await?;
         let (prompt, until) = (request.prompt.clone(), asked + self.config.time_max);
         let asked = Asked { n, stop, prompt_tokens: prompt.len(), asked, until };
         Ok(Begun { running: self.worker.submit(place, request), asked, prompt, who })
+    }
+
+    /// Runs `work` that computes, as a request among those that wait or run.
+    pub(super) async fn computing<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&App) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let place = self.place()?;
+        let done = self.blocking(move |app| {
+            let done = work(app);
+            // Held by the work, not by whoever waits for it: it goes on when they have left.
+            drop(place);
+            done
+        });
+        done.await
+    }
+
+    /// Room for one more request.
+    fn place(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(ApiError::unavailable("the server is about to end"));
+        }
+        self.worker.place().ok_or_else(ApiError::queue_full)
     }
 
     /// Runs `work` where it may take its time: on a thread of no pool, which may hold a lock while it computes (a pool's thread that
@@ -170,7 +190,8 @@ impl App {
             PromptInput::Ids(ids) => ids,
         };
         let constraint = grammar.map(|grammar| self.constraint(&grammar)).transpose()?;
-        let sampling = Sampling { stop_ids: self.session.base.text.stop_ids.clone(), ..plan.sampling };
+        let stop_ids = if plan.ends { self.session.base.text.stop_ids.clone() } else { Vec::new() };
+        let sampling = Sampling { stop_ids, ..plan.sampling };
         let request = Request { constraint, ..Request::new(ids, sampling).times(plan.n) };
         // Before the router looks at it: a prompt that does not fit is not worth a pass.
         self.config.limits.check(&request, self.session.base.spec())?;

@@ -9,20 +9,38 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long a body may take to come.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A body, whole.
+pub(super) struct Whole(pub(super) Bytes);
 
 /// A body as a `T`.
 pub(super) struct Body<T>(pub(super) T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+impl<S: Send + Sync> FromRequest<S> for Whole {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
+        let read = timeout(PATIENCE, Bytes::from_request(request, state)).await;
+        let bytes = read.map_err(|_| ApiError::slow_body(PATIENCE))?.map_err(|rejection| {
             match rejection.into_response().status() {
                 StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large("the body is larger than this server takes"),
                 _ => ApiError::bad("the body could not be read to its end"),
             }
         })?;
+        Ok(Self(bytes))
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let Whole(bytes) = Whole::from_request(request, state).await?;
         parse(&bytes).map(Self)
     }
 }

@@ -5,17 +5,14 @@ use super::{
     app::{App, Ask, Begun, PromptInput, Shared, Who},
     body::Body,
     error::{ApiError, ErrorBody},
+    give::{Answer, give},
     recent::Answered,
     request::{Own, StreamOptions, request},
-    sse::{self, Events, Gone},
+    sse::{Events, Gone},
     tools::{self, Reader, Tool, ToolCall, ToolChoice, Tools},
 };
 use crate::{agent::Prompt, common::Message, engine::FinishReason, episode::Turn, text::Grammar};
-use axum::{
-    Json,
-    extract::State,
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, response::Response};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -240,29 +237,20 @@ pub(super) async fn complete(
 ) -> Result<Response, ApiError> {
     let order = Order::check(request, app.config.tokens_default)?;
     let Order { ask, tools, messages, logprobs } = order;
-    let stream = ask.plan.stream;
-    let answer = Answer { id: app.id("chatcmpl"), created: Timestamp::now().as_second(), tools, messages, logprobs };
-    let begun = app.begin(ask).await?;
-    match stream {
-        None => Ok(Json(answer.whole(&app, begun).await?).into_response()),
-        Some(options) => {
-            let (events, response) = sse::stream();
-            tokio::spawn(async move { answer.streamed(&app, begun, options, &events).await });
-            Ok(response)
-        }
-    }
+    let answer = Spoken { id: app.id("chatcmpl"), created: Timestamp::now().as_second(), tools, messages, logprobs };
+    give(answer, app, ask).await
 }
 
 /// A checked request.
-struct Order {
+pub(super) struct Order {
     ask: Ask,
-    tools: Option<Tools>,
+    pub(super) tools: Option<Tools>,
     messages: Vec<Message>,
     logprobs: bool,
 }
 
 impl Order {
-    fn check(request: ChatRequest, tokens_default: usize) -> Result<Self, ApiError> {
+    pub(super) fn check(request: ChatRequest, tokens_default: usize) -> Result<Self, ApiError> {
         let common = request.common();
         let ChatRequest { messages, tools, tool_choice, parallel_tool_calls, response_format, .. } = request;
         let logprobs = request.logprobs.unwrap_or(false);
@@ -333,7 +321,7 @@ impl ChatMessage {
 }
 
 /// An answer that is being given.
-struct Answer {
+struct Spoken {
     id: String,
     created: i64,
     tools: Option<Tools>,
@@ -350,7 +338,7 @@ struct Draft {
     end: &'static str,
 }
 
-impl Answer {
+impl Spoken {
     fn drafts(&self, n: u64) -> Vec<Draft> {
         let draft = |_| Draft {
             text: String::new(),
@@ -394,17 +382,21 @@ impl Answer {
     fn told(&self, logprobs: Vec<DrawnLogprob>) -> Option<ChatLogprobs> {
         self.logprobs.then_some(ChatLogprobs { content: logprobs, refusal: None })
     }
+}
 
-    async fn whole(self, app: &App, begun: Begun) -> Result<ChatCompletion, ApiError> {
+impl Answer for Spoken {
+    type Whole = ChatCompletion;
+
+    async fn whole(self, app: Shared, begun: Begun) -> Result<ChatCompletion, ApiError> {
         let Begun { running, asked, prompt, who } = begun;
         let mut drafts = self.drafts(asked.n);
         let mut hearing = Hearing::new(&app.session.base.text, &app.metrics, running, asked);
         while let Some(piece) = hearing.next().await {
             let piece = piece?;
-            self.take(app, &mut drafts[piece.choice], &piece)?;
+            self.take(&app, &mut drafts[piece.choice], &piece)?;
             drafts[piece.choice].logprobs.extend(piece.logprobs);
         }
-        self.remember(app, prompt, &who, &hearing, &drafts[0].text);
+        self.remember(&app, prompt, &who, &hearing, &drafts[0].text);
         let choice = |(index, draft): (usize, Draft)| ChatChoice {
             index,
             message: Said {
@@ -428,7 +420,7 @@ impl Answer {
         })
     }
 
-    async fn streamed(self, app: &App, begun: Begun, options: StreamOptions, events: &Events) -> Result<(), Gone> {
+    async fn streamed(self, app: Shared, begun: Begun, options: StreamOptions, events: Events) -> Result<(), Gone> {
         let Begun { running, asked, prompt, who } = begun;
         let mut drafts = self.drafts(asked.n);
         let mut hearing = Hearing::new(&app.session.base.text, &app.metrics, running, asked);
@@ -447,7 +439,7 @@ impl Answer {
             events.send(&chunk(vec![ChunkChoice { index, delta, logprobs: None, finish_reason: None }], None)).await?;
         }
         while let Some(piece) = hearing.next().await {
-            let taken = piece.and_then(|piece| Ok((self.take(app, &mut drafts[piece.choice], &piece)?, piece)));
+            let taken = piece.and_then(|piece| Ok((self.take(&app, &mut drafts[piece.choice], &piece)?, piece)));
             let ((text, tool_calls), piece) = match taken {
                 Ok(taken) => taken,
                 Err(error) => return events.error(&error).await,
@@ -463,7 +455,7 @@ impl Answer {
                 events.send(&chunk(vec![one(Delta::default(), None, Some(drafts[index].end))], None)).await?;
             }
         }
-        self.remember(app, prompt, &who, &hearing, &drafts[0].text);
+        self.remember(&app, prompt, &who, &hearing, &drafts[0].text);
         if options.include_usage {
             events.send(&chunk(Vec::new(), Some(hearing.usage()))).await?;
         }

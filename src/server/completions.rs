@@ -2,18 +2,15 @@
 
 use super::{
     answer::{DrawnLogprob, Hearing, Usage, finish_reason},
-    app::{App, Ask, Begun, PromptInput, Shared},
+    app::{Ask, Begun, PromptInput, Shared},
     body::Body,
     error::{ApiError, ErrorBody},
+    give::{Answer, give},
     request::{Own, StreamOptions, request},
-    sse::{self, Events, Gone},
+    sse::{Events, Gone},
 };
 use crate::agent::Prompt;
-use axum::{
-    Json,
-    extract::State,
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, response::Response};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -117,27 +114,21 @@ pub(super) async fn complete(
         return Err(ApiError::field("max_tokens", "max_tokens must be at least 1"));
     }
     let plan = request.common().plan(Own { max_tokens, top_logprobs })?;
-    let stream = plan.stream;
-    let head = Head { id: app.id("cmpl"), created: Timestamp::now().as_second(), logprobs: request.logprobs.is_some() };
-    let begun = app.begin(Ask { prompt: request.prompt.input(), plan, grammar: None }).await?;
-    match stream {
-        None => Ok(Json(head.whole(&app, begun).await?).into_response()),
-        Some(options) => {
-            let (events, response) = sse::stream();
-            tokio::spawn(async move { head.streamed(&app, begun, options, &events).await });
-            Ok(response)
-        }
-    }
+    let text = Text { id: app.id("cmpl"), created: Timestamp::now().as_second(), logprobs: request.logprobs.is_some() };
+    give(text, app, Ask { prompt: request.prompt.input(), plan, grammar: None }).await
 }
 
-struct Head {
+/// A continuation that is being given.
+struct Text {
     id: String,
     created: i64,
     logprobs: bool,
 }
 
-impl Head {
-    async fn whole(self, app: &App, begun: Begun) -> Result<Completion, ApiError> {
+impl Answer for Text {
+    type Whole = Completion;
+
+    async fn whole(self, app: Shared, begun: Begun) -> Result<Completion, ApiError> {
         let Begun { running, asked, who, .. } = begun;
         let told = || self.logprobs.then(TextLogprobs::default);
         let choice = |index| TextChoice { index, logprobs: told(), ..TextChoice::default() };
@@ -165,7 +156,7 @@ impl Head {
         })
     }
 
-    async fn streamed(self, app: &App, begun: Begun, options: StreamOptions, events: &Events) -> Result<(), Gone> {
+    async fn streamed(self, app: Shared, begun: Begun, options: StreamOptions, events: Events) -> Result<(), Gone> {
         let Begun { running, asked, who, .. } = begun;
         let mut offsets = vec![0; asked.n as usize];
         let mut hearing = Hearing::new(&app.session.base.text, &app.metrics, running, asked);

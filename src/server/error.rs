@@ -83,6 +83,12 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", message).coded("request_too_large")
     }
 
+    /// The body did not come to its end in time.
+    pub(super) fn slow_body(patience: Duration) -> Self {
+        let message = format!("the body did not come to its end within {} s", patience.as_secs());
+        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", message)
+    }
+
     /// Too many requests wait already.
     pub(super) fn queue_full() -> Self {
         let message = "too many requests are waiting: try again in a moment";

@@ -48,7 +48,10 @@ pub(super) struct LearnRequest {
     /// Difficulty of the items, from 1.
     level: Option<u32>,
     /// Rank of the adapter, 1 to 256.
+    #[schema(minimum = 1, maximum = 256)]
     rank: Option<usize>,
+    /// Peak learning rate; the learner's own without.
+    lr: Option<f64>,
     seed: Option<u64>,
 }
 
@@ -105,8 +108,13 @@ pub(super) async fn watch(State(app): State<Shared>, Path(id): Path<String>) -> 
         loop {
             let state = states.borrow_and_update().clone();
             events.send(&state).await?;
-            if state.status.is_over() || states.changed().await.is_err() {
+            if state.status.is_over() {
                 return events.done().await;
+            }
+            tokio::select! {
+                () = events.closed() => return Ok(()),
+                // The sender lives in the job, which is only forgotten once it is over.
+                _ = states.changed() => {}
             }
         }
     });
@@ -157,6 +165,9 @@ fn begin(app: &App, request: LearnRequest) -> Result<Arc<Job>, ApiError> {
         (None, Some(_)) => return Err(ApiError::field("seconds", "seconds must be above 0")),
         (None, None) => None,
     };
+    if request.lr.is_some_and(|lr| !(lr > 0.0 && lr <= 1.0)) {
+        return Err(ApiError::field("lr", "lr must be above 0 and at most 1"));
+    }
     let parent = request.parent.as_deref().map(|parent| {
         let parent: SkillRef =
             parent.parse().map_err(|error: crate::library::NameError| ApiError::field("parent", error.to_string()))?;
@@ -169,6 +180,7 @@ fn begin(app: &App, request: LearnRequest) -> Result<Arc<Job>, ApiError> {
         alpha: 2.0 * rank as f64,
         seed: request.seed.unwrap_or(0),
         budget,
+        lr: request.lr,
         ..Recipe::default()
     };
     let name = name.parse().map_err(|error: crate::library::NameError| ApiError::field("name", error.to_string()))?;

@@ -2,7 +2,7 @@
 
 use super::{
     app::{App, Shared},
-    body::Body,
+    body::{Body, Whole},
     chat::{ChatMessage, conversation},
     error::{ApiError, ErrorBody},
 };
@@ -13,7 +13,6 @@ use crate::{
 };
 use axum::{
     Json,
-    body::Bytes,
     extract::State,
     http::{StatusCode, header},
     response::IntoResponse,
@@ -116,7 +115,7 @@ pub(super) async fn detokenize(State(app): State<Shared>, Body(request): Body<De
 #[serde(deny_unknown_fields)]
 pub(super) struct TemplateRequest {
     #[schema(min_items = 1)]
-    messages: Vec<ChatMessage>,
+    pub(super) messages: Vec<ChatMessage>,
 }
 
 /// A conversation as the model reads it.
@@ -171,7 +170,7 @@ pub(super) async fn adapters(State(app): State<Shared>) -> Result<Json<Vec<Adapt
 #[utoipa::path(post, path = "/lora-adapters", tag = "llama-server", request_body = Vec<AdapterScale>, responses(
     (status = 200, body = Value), (status = "4XX", body = ErrorBody),
 ))]
-pub(super) async fn set_adapters(State(app): State<Shared>, bytes: Bytes) -> Result<Json<Value>, ApiError> {
+pub(super) async fn set_adapters(State(app): State<Shared>, Whole(bytes): Whole) -> Result<Json<Value>, ApiError> {
     let scales: Vec<AdapterScale> = serde_json::from_slice(&bytes)
         .map_err(|error| ApiError::bad(format!("a list of {{\"id\", \"scale\"}} is expected: {error}")))?;
     app.blocking(move |app| {

@@ -13,6 +13,9 @@ mod completions;
 mod config;
 mod courtesy;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzz;
+mod give;
 mod learn;
 mod learners;
 mod llama;

@@ -2,7 +2,10 @@
 
 use super::{chat, completions, learn, llama, models, skills};
 use axum::Json;
-use utoipa::OpenApi;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -32,9 +35,21 @@ use utoipa::OpenApi;
         llama::set_adapters,
         llama::metrics,
     ),
-    components(schemas(chat::ChatChunk))
+    components(schemas(chat::ChatChunk)),
+    modifiers(&Key)
 )]
 struct Document;
+
+/// The key that a server may ask for.
+struct Key;
+
+impl Modify for Key {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+        document.components.get_or_insert_default().add_security_scheme("key", bearer);
+        document.security = Some(vec![SecurityRequirement::new("key", Vec::<String>::new())]);
+    }
+}
 
 /// This document.
 pub(super) async fn document() -> Json<utoipa::openapi::OpenApi> {

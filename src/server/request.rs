@@ -58,6 +58,7 @@ pub(super) struct Common {
     pub(super) seed: Option<i64>,
     pub(super) stop: Option<OneOrMore>,
     pub(super) logit_bias: Option<BTreeMap<String, f32>>,
+    pub(super) ignore_eos: Option<bool>,
 }
 
 /// Defines a request with the common fields and its own; what is in neither is refused by name.
@@ -97,6 +98,8 @@ macro_rules! request {
             pub(super) stop: Option<$crate::server::request::OneOrMore>,
             /// From -100 to 100 by token id.
             pub(super) logit_bias: Option<std::collections::BTreeMap<String, f32>>,
+            /// Go on past the model's own end of text, as vLLM and llama-server have it: every answer then has `max_tokens`.
+            pub(super) ignore_eos: Option<bool>,
             /// Who asks; nothing depends on it.
             #[allow(dead_code, reason = "clients send it for abuse reports, which a local server has no use for")]
             pub(super) user: Option<String>,
@@ -120,6 +123,7 @@ macro_rules! request {
                     seed: self.seed,
                     stop: self.stop.clone(),
                     logit_bias: self.logit_bias.clone(),
+                    ignore_eos: self.ignore_eos,
                 }
             }
         }
@@ -145,6 +149,8 @@ pub(super) struct Plan {
     pub(super) n: u64,
     pub(super) sampling: Sampling,
     pub(super) stop: Vec<String>,
+    /// Whether the model's own end of text ends an answer.
+    pub(super) ends: bool,
 }
 
 impl Common {
@@ -191,7 +197,8 @@ impl Common {
             max_tokens: own.max_tokens,
             stop_ids: Vec::new(),
         };
-        Ok(Plan { model: self.model.unwrap_or_else(|| "auto".into()), stream, n, sampling, stop })
+        let ends = !self.ignore_eos.unwrap_or(false);
+        Ok(Plan { model: self.model.unwrap_or_else(|| "auto".into()), stream, n, sampling, stop, ends })
     }
 }
 

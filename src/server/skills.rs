@@ -64,7 +64,7 @@ pub(super) async fn route(
         (None, Some(messages)) => conversation(messages)?,
         _ => return Err(ApiError::bad("either prompt or messages is to be routed")),
     };
-    app.blocking(move |app| {
+    app.computing(move |app| {
         let ids = app.session.prompt_ids(&Prompt::Chat(messages))?;
         let chosen = app.session.choose(&crate::agent::SkillChoice::Auto, &ids)?;
         Ok(Json(RouteAnswer {
@@ -156,7 +156,7 @@ pub(super) async fn embed(
     State(app): State<Shared>,
     Body(request): Body<EmbeddingRequest>,
 ) -> Result<Json<Value>, ApiError> {
-    app.blocking(move |app| {
+    app.computing(move |app| {
         let model = app.base_names()[0].to_owned();
         if request.model.as_deref().is_some_and(|asked| asked != "auto" && !app.base_names().contains(&asked)) {
             return Err(ApiError::not_found(format!("embeddings are the base's: ask for {model}")).of("model"));

@@ -6,12 +6,14 @@ use axum::response::{
     sse::{Event, KeepAlive, Sse},
 };
 use serde::Serialize;
-use std::convert::Infallible;
-use tokio::sync::mpsc;
+use std::{convert::Infallible, time::Duration};
+use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
 /// Events that wait for a reader; whoever writes them waits too.
 const UNREAD_MAX: usize = 16;
+/// How long a reader may take over none of them before it counts as gone, so that what it asked for holds no place for ever.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where events are written.
 #[derive(Clone)]
@@ -38,7 +40,15 @@ impl Events {
     }
 
     async fn write(&self, data: String) -> Result<(), Gone> {
-        self.0.send(Event::default().data(data)).await.map_err(|_| Gone)
+        match timeout(PATIENCE, self.0.send(Event::default().data(data))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Gone),
+        }
+    }
+
+    /// Done when the reader has gone.
+    pub(super) async fn closed(&self) {
+        self.0.closed().await;
     }
 }
 

@@ -79,12 +79,12 @@ fn weights(source: &RandomSource) -> Vec<u8> {
     safetensors::serialize(views, None).unwrap()
 }
 
-/// Writes a PEFT adapter for the checkpoint, whose name is its path.
-pub(crate) fn write_adapter(folder: &Path, base: &str) {
+/// Writes a PEFT adapter for the checkpoint, whose name is its path; another `turn` gives another one.
+pub(crate) fn write_adapter(folder: &Path, base: &str, turn: u64) {
     let spec = spec();
     let config = LoraConfig::uniform(2, 4.0, &[Projection::Q, Projection::Down]);
     let count = config.layout(&spec).unwrap().len();
-    let theta = (0..count).map(|i| (i as f32).sin()).collect();
+    let theta = (0..count).map(|i| (i as f32 + turn as f32).sin()).collect();
     let lora = LoraWeights::new(config, &spec, theta).unwrap();
     PeftFiles::new(&lora, Base { spec: &spec, name: base, aliases: &[] }).write(folder).unwrap();
 }

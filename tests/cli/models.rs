@@ -161,7 +161,7 @@ fn bad_requests_to_a_model_fail_in_one_line_that_says_what_would_be_right() {
 fn an_adapter_imports_under_a_name_and_exports_for_others() {
     let place = Place::new();
     let adapter = place.path("adapter");
-    checkpoint::write_adapter(Path::new(&adapter), &place.path("tiny"));
+    checkpoint::write_adapter(Path::new(&adapter), &place.path("tiny"), 0);
     let imported = place.json(&["skills", "import", &adapter, "--name", "mine"]);
     assert_eq!(imported["name"], "mine");
     let answer = place.json(&["generate", "Hello", "--max-tokens", "3", "--skill", "mine"]);
@@ -182,7 +182,7 @@ fn an_adapter_imports_under_a_name_and_exports_for_others() {
 fn the_router_follows_the_library_by_every_means_and_remembers_what_its_choices_earned() {
     let place = Place::new();
     let adapter = place.path("adapter");
-    checkpoint::write_adapter(Path::new(&adapter), &place.path("tiny"));
+    checkpoint::write_adapter(Path::new(&adapter), &place.path("tiny"), 0);
     let prompts = place.path("prompts.jsonl");
     std::fs::write(&prompts, "{\"prompt\": \"Sum up: a b\"}\n{\"prompt\": \"Sum up: c d\"}\n").unwrap();
     let route = |more: &[&str]| place.json(&[&["route", "Sum up: x y"], more].concat());

@@ -80,6 +80,7 @@ def sampling():
     text = ask().choices[0].message.content
     stop = text[5:9]
     assert ask(stop=[stop]).choices[0].message.content == text[: text.index(stop)]
+    assert ask(extra_body={"ignore_eos": True}, max_completion_tokens=20).usage.completion_tokens == 20
     token = json.loads(raw("POST", "/tokenize", {"content": " Paris"})[1])["tokens"][0]
     assert "Paris" not in ask(logit_bias={str(token): -100}).choices[0].message.content
 

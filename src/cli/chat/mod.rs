@@ -1,15 +1,16 @@
-//! `socius chat`: a conversation.
+//! `socius chat`: a conversation, with a base opened here or a server elsewhere. Never knows how either answers.
+
+mod here;
+mod there;
 
 use super::{
-    Terminal, answer,
+    Terminal,
     flags::{self, BaseFlags, SamplingFlags},
 };
 use crate::{
-    agent::{Answer, Experience, Prompt, Question, Session, SkillChoice},
-    common::{Message, Report},
-    episode::Turn,
+    agent::SkillChoice,
+    common::{Home, Message, Report},
 };
-use jiff::Timestamp;
 use rustyline::{DefaultEditor, error::ReadlineError};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -21,10 +22,11 @@ Examples:
   socius chat
   socius chat --skill none --temperature 0.7
   socius chat --system 'You answer in one sentence.'
+  socius chat --url http://127.0.0.1:8080               with a server that runs already
 
 While talking: /skill NAME (or auto, none) changes who answers; /good, /bad and /teach RIGHT ANSWER say what the
-last answer was worth, which `socius serve` can learn from (POST /v1/learn with feedback); /reset forgets the
-conversation, /exit ends it. Ctrl-C ends an answer, Ctrl-D the conversation.")]
+last answer was worth, which learners can learn from (POST /v1/learn with feedback) and the router does; /reset
+forgets the conversation, /exit ends it. Ctrl-C ends an answer, Ctrl-D the conversation.")]
 pub(super) struct Args {
     /// Who answers: a skill, auto for the router's choice at each turn, none for the base
     #[arg(long, default_value = "auto", value_parser = flags::skill)]
@@ -32,10 +34,28 @@ pub(super) struct Args {
     /// A system message before the conversation
     #[arg(long)]
     system: Option<String>,
+    /// A server to talk to, instead of opening the base here
+    #[arg(long, conflicts_with_all = ["model", "device", "dtype", "weights", "threads"])]
+    url: Option<String>,
+    /// The server's key, where it asks for one
+    #[arg(long, env = "SOCIUS_API_KEY", hide_env_values = true)]
+    key: Option<String>,
     #[command(flatten)]
     sampling: SamplingFlags,
     #[command(flatten)]
     base: BaseFlags,
+}
+
+/// Who is talked to.
+trait Partner {
+    /// Answers the conversation, shown as it comes, and tells who answered. Ctrl-C ends the answer: it is then what has come so far.
+    fn answer(&mut self, messages: &[Message], skill: &SkillChoice, terminal: &mut Terminal) -> anyhow::Result<String>;
+
+    /// Keeps what the last answer was worth.
+    ///
+    /// # Errors
+    /// Also if there is none, or it is not remembered.
+    fn judge(&mut self, reward: f32, right: Option<String>) -> anyhow::Result<()>;
 }
 
 /// What a typed line asks for.
@@ -71,46 +91,33 @@ fn parse(line: &str) -> Line {
 }
 
 pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> {
-    let session = args.base.open(terminal)?;
-    let start: Vec<Message> = args.system.map(flags::system).into_iter().collect();
-    let mut question = Question {
-        prompt: Prompt::Chat(Vec::new()),
-        skill: args.skill,
-        sampling: args.sampling.sampling(),
-        stop: Vec::new(),
+    let Args { mut skill, system, url, key, sampling, base } = args;
+    let mut partner: Box<dyn Partner> = match url {
+        Some(url) => Box::new(there::Client::new(url, key, &sampling)),
+        None => Box::new(here::Local::new(base.open(terminal)?, sampling.sampling())),
     };
+    let start: Vec<Message> = system.map(flags::system).into_iter().collect();
     let mut messages = start.clone();
-    let mut last: Option<Experience> = None;
-    let mut editor = Editor::open(&session)?;
+    let mut editor = Editor::open(&Home::from_env()?)?;
     while let Some(line) = editor.next()? {
         match parse(&line) {
             Line::Nothing => {}
             Line::Exit => break,
             Line::Wrong(message) => terminal.note(&message),
-            Line::Skill(skill) => question.skill = skill,
+            Line::Skill(other) => skill = other,
             Line::Reset => messages.clone_from(&start),
-            Line::Worth { reward, right } => match &last {
-                None => terminal.note("nothing has been answered yet"),
-                Some(experience) => {
-                    let experience =
-                        Experience { at: Timestamp::now(), reward: Some(reward), answer: right, ..experience.clone() };
-                    session.remember(&experience)?;
-                    terminal.note("kept");
-                }
+            Line::Worth { reward, right } => match partner.judge(reward, right) {
+                Ok(()) => terminal.note("kept"),
+                Err(error) => terminal.note(&error.to_string()),
             },
             Line::Say(text) => {
                 messages.push(Message::user(text));
-                question.prompt = Prompt::Chat(messages.clone());
-                match answer::stream(&session, &question, terminal) {
-                    Ok(answer) => {
-                        answer::who(&question, answer.generation.as_deref(), terminal);
-                        last = Some(experience(&session, &question, &messages, &answer)?);
-                        messages.push(Message::assistant(answer.text));
-                    }
-                    // An unknown skill or a full context ends the turn, not the conversation.
+                match partner.answer(&messages, &skill, terminal) {
+                    Ok(reply) => messages.push(Message::assistant(reply)),
+                    // An unknown skill, a full context or a server that went away ends the turn, not the conversation.
                     Err(error) => {
                         messages.pop();
-                        terminal.error(&error.to_string());
+                        terminal.error(&super::one_line(&error));
                     }
                 }
             }
@@ -120,23 +127,6 @@ pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> 
     Ok(json!({ "messages": messages }))
 }
 
-/// An answer of which nothing has been said yet.
-fn experience(
-    session: &Session,
-    question: &Question,
-    messages: &[Message],
-    answer: &Answer,
-) -> anyhow::Result<Experience> {
-    let turn = Turn {
-        prompt: session.prompt_ids(&question.prompt)?,
-        action: answer.tokens.clone(),
-        logprobs: answer.logprobs.clone(),
-        generation: answer.generation.as_ref().map(|generation| generation.id.to_string()),
-    };
-    let (messages, reply) = (messages.to_vec(), answer.text.clone());
-    Ok(Experience { at: Timestamp::now(), messages, reply, reward: None, answer: None, turn })
-}
-
 /// The line that is typed, with what was typed before.
 struct Editor {
     inner: DefaultEditor,
@@ -144,8 +134,8 @@ struct Editor {
 }
 
 impl Editor {
-    fn open(session: &Session) -> anyhow::Result<Self> {
-        let history = session.home.root().join("chat-history.txt");
+    fn open(home: &Home) -> anyhow::Result<Self> {
+        let history = home.root().join("chat-history.txt");
         let mut inner = DefaultEditor::new()?;
         // The first conversation has none.
         let _ = inner.load_history(&history);
