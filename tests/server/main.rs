@@ -178,7 +178,7 @@ fn a_seeded_request_gives_the_same_answer_alone_and_among_31_others_on_one_threa
     };
     let mut answers = Vec::new();
     for threads in ["1", "2"] {
-        let server = Server::start(&["--threads", threads]);
+        let server = Server::start(&["--threads", threads, "--timeout", "3000"]);
         let alone: Vec<String> = [0, 17, 31].map(|i| text(server.post("/v1/chat/completions", &ask(i)))).to_vec();
         let together: Vec<String> = thread::scope(|scope| {
             let (server, ask) = (&server, &ask);
@@ -194,7 +194,7 @@ fn a_seeded_request_gives_the_same_answer_alone_and_among_31_others_on_one_threa
 
 #[test]
 fn limits_are_told_by_status_and_a_server_that_ends_lets_requests_end() {
-    let mut server = Server::start(&["--queue", "1", "--body-max", "8", "--cache-tokens", "2048", "--drain", "60"]);
+    let mut server = Server::start(&["--queue", "1", "--body-max", "8", "--cache-tokens", "2048", "--drain", "900"]);
     let ask = |tokens: usize| json!({ "prompt": "Once upon a time", "model": "base", "max_tokens": tokens, "logit_bias": { "2": -100, "0": -100 } });
     let (status, answer) = server.post("/v1/completions", &json!({ "prompt": "x".repeat(9000) }));
     assert_eq!((status, &answer["error"]["code"]), (413, &json!("request_too_large")));
