@@ -86,7 +86,8 @@ fn a_request_keeps_the_generation_that_it_began_with_and_the_next_has_the_new_on
     let load = |turn: u64| {
         let folder = server.home.path().join("adapters/guest");
         checkpoint::write_adapter(&folder, server.home.path().join("model").to_str().unwrap(), turn);
-        server.post("/v1/load_lora_adapter", &json!({ "lora_name": "guest", "lora_path": "guest", "load_inplace": true }))
+        server
+            .post("/v1/load_lora_adapter", &json!({ "lora_name": "guest", "lora_path": "guest", "load_inplace": true }))
     };
     let long = json!({ "model": "guest", "messages": [{ "role": "user", "content": "a" }], "seed": 5, "stream": true,
         "ignore_eos": true, "max_tokens": 600 });

@@ -16,11 +16,7 @@ use std::{
     thread,
     time::Duration,
 };
-use ureq::{
-    Agent, Body, RequestBuilder,
-    http::Response,
-    typestate::WithBody,
-};
+use ureq::{Agent, Body, RequestBuilder, http::Response, typestate::WithBody};
 
 /// How often Ctrl-C is looked for while the server says nothing.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -140,10 +136,7 @@ fn accepted(mut response: Response<Body>) -> anyhow::Result<Response<Body>> {
 }
 
 /// Gives `each` the JSON of each event until `[DONE]`, the end, or until it has had enough.
-fn events(
-    lines: impl Iterator<Item = io::Result<String>>,
-    mut each: impl FnMut(Value) -> bool,
-) -> anyhow::Result<()> {
+fn events(lines: impl Iterator<Item = io::Result<String>>, mut each: impl FnMut(Value) -> bool) -> anyhow::Result<()> {
     for line in lines {
         let line = line.context("the connection broke off")?;
         // Everything else is a comment that keeps the connection alive, or the line between two events.
