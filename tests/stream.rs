@@ -8,8 +8,10 @@ mod checkpoint;
 use socius::{
     agent::{AgentError, BaseChoice, Outcome, Session, Stream, run_stream},
     common::{Home, Phase, Progress, Report, Silent},
+    library::{Candidate, Provenance, RoutingFeatures},
+    lora::{LoraConfig, LoraWeights},
 };
-use socius_models::{DeviceChoice, Dtype};
+use socius_models::{DeviceChoice, Dtype, Projection};
 use std::{cell::Cell, collections::BTreeMap, fs, path::Path};
 
 /// Two rules that a constant answer solves half of, which even random weights can be taught; and what they cannot be taught.
@@ -94,6 +96,71 @@ fn every_stream_of_this_repository_is_one() {
         let text = fs::read_to_string(root.join(file)).unwrap();
         let stream = Stream::parse(&text).unwrap_or_else(|error| panic!("{file}: {error}"));
         assert_eq!(Some(stream.name.as_str()), Path::new(file).file_stem().and_then(|stem| stem.to_str()));
+    }
+}
+
+#[test]
+fn a_skill_whose_features_are_of_another_layer_is_routed_to_by_the_prompts_that_they_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = session(folder.path());
+    let spec = session.base.spec();
+    let config = LoraConfig::uniform(2, 4.0, &[Projection::Q]);
+    let theta = vec![0.0; config.layout(spec).unwrap().len()];
+    let lora = LoraWeights::new(config, spec, theta).unwrap();
+    let publish = |name: &str, prompts: Vec<String>| {
+        let elsewhere = RoutingFeatures::new(spec.layers + 1, &[vec![1.0; spec.hidden]]).unwrap();
+        let candidate = Candidate {
+            name: name.parse().unwrap(),
+            description: String::new(),
+            base: session.base.id.clone(),
+            spec,
+            lora: &lora,
+            episodes: &[],
+            routing: Some(elsewhere.of_prompts(prompts)),
+            provenance: Provenance::imported("2025-01-02T03:04:05Z".parse().unwrap()),
+        };
+        session.library.publish(&candidate).unwrap();
+    };
+    publish("named", ["Sing about a cat.", "Sing about rain."].map(str::to_owned).into());
+    publish("nameless", Vec::new());
+    let ledger = session.ledger().unwrap();
+    assert_eq!(ledger.skills().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["named"]);
+    let skipped: Vec<_> = ledger.skipped().map(|(name, skipped)| (name.as_str(), skipped.why.as_str())).collect();
+    assert!(matches!(skipped[..], [("nameless", why)] if why.contains("layer")), "{skipped:?}");
+}
+
+#[test]
+fn subagents_that_learn_in_one_batch_end_at_the_same_bytes_as_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = session(folder.path());
+    let lives = |at_once: usize| {
+        let text = format!(
+            r#"
+            name = "batch"
+            items = 8
+            learner = "sft"
+            steps = 6
+            lr = 0.02
+            seeds = [0, 1]
+            publish = false
+            at_once = {at_once}
+            [[task]]
+            env = "secret-rule@1"
+            independent = true
+            [[task]]
+            env = "reverse"
+            independent = true
+            "#
+        );
+        let own = folder.path().join(format!("at-once-{at_once}"));
+        run_stream(&session, &Stream::parse(&text).unwrap(), &own, &mut Silent).unwrap();
+        measured(&own)
+    };
+    let alone = lives(1);
+    let curves = alone.values().filter(|life| life["curve"].as_array().is_some_and(|curve| curve.len() == 6));
+    assert_eq!(curves.count(), 4, "{alone:#?}");
+    for at_once in [2, 4] {
+        assert_eq!(lives(at_once), alone, "{at_once} at once");
     }
 }
 

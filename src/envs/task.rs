@@ -13,8 +13,14 @@ pub(super) trait Task: Send + Sync {
     /// What the task says of itself.
     fn info(&self) -> Info;
 
-    /// A candidate of a level; environments of facts have none.
-    fn candidate(&self, level: u32, draw: Draw) -> Self::Content;
+    /// A candidate of a level: any of its facts, where it is made of facts.
+    ///
+    /// # Panics
+    /// If it has no facts; such a task says what it draws.
+    fn candidate(&self, level: u32, draw: Draw) -> Self::Content {
+        let mut facts = self.facts(level, Form::Direct);
+        facts.swap_remove(draw.rng().below(facts.len()))
+    }
 
     /// All facts of a level and form, if wordings are held out.
     fn facts(&self, _level: u32, _form: Form) -> Vec<Self::Content> {

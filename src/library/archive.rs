@@ -79,7 +79,11 @@ impl Library {
             true => self.index.skills()?.into_iter().map(|(name, ..)| name).collect(),
             false => names.to_vec(),
         };
+        // Nothing is collected while it is read, and no name moves while the contents are. Where no lock can be had, nobody writes.
+        let _lock = self.objects.publishing().ok();
+        let moving = self.moving().ok();
         let (contents, objects) = self.contents(&names)?;
+        drop(moving);
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let fail = || LibraryError::io("write", path);
         let file = tempfile::NamedTempFile::new_in(folder).map_err(fail())?;

@@ -3,12 +3,12 @@
 //!
 //! Before a record is stored, the file `moving` names it; after the commit it is emptied, and its lock is held meanwhile. Whoever next
 //! takes the lock, or opens the library, removes the named records that the index does not have: a kill between objects and commit
-//! leaves nothing that a rebuilt index would believe.
+//! leaves nothing that a rebuilt index would believe. A collector names the evidence that it takes away in the same way.
 
 use super::{
     Evidence, FORMAT, Generation, Library, LibraryError, Move, MoveKind, RoutingFeatures, SkillName, Target,
     index::{About, Change, Row},
-    journal,
+    journal, kill,
     store::no_skill,
 };
 use crate::common::{Digest, sync_dir};
@@ -162,10 +162,13 @@ impl Library {
         }
         let lines: String = records.iter().map(|digest| format!("{digest}\n")).collect();
         let mut write = || {
+            kill::point()?;
             moving.set_len(0)?;
+            kill::point()?;
             moving.seek(SeekFrom::Start(0))?;
             moving.write_all(lines.as_bytes())?;
-            moving.sync_all()
+            moving.sync_all()?;
+            kill::point()
         };
         write().map_err(LibraryError::io("write", &self.moving_path()))
     }
@@ -182,12 +185,13 @@ impl Library {
 
     /// Takes away what a writer left that died before its commit.
     pub(super) fn undo(&self, change: &Change<'_>) -> Result<(), LibraryError> {
+        let mut dead = Vec::new();
         for record in self.intended()? {
             if !change.has(record)? {
-                self.objects.remove(record)?;
+                dead.push(record);
             }
         }
-        Ok(())
+        self.objects.withdraw(&dead)
     }
 
     /// As [`Library::undo`], for whoever opens the library. A writer that is at it is waited for; where nothing can be written, nothing is

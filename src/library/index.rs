@@ -1,6 +1,6 @@
 //! The SQLite index: what the journals, manifests and evidence say, arranged for questions. All of it can be made again from the objects.
 
-use super::{BaseId, Blobs, Evidence, Finding, Generation, LibraryError, Move, SkillName, SkillSummary, journal};
+use super::{BaseId, Blobs, Evidence, Finding, Generation, LibraryError, Move, SkillName, SkillSummary, journal, kill};
 use crate::common::Digest;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
@@ -121,7 +121,10 @@ impl Index {
         let fail = |source| failure(&self.path, source);
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
         let value = work(&Change { transaction: &transaction, path: &self.path })?;
+        let killed = |error| LibraryError::io("write", &self.path)(error);
+        kill::point().map_err(killed)?;
         transaction.commit().map_err(fail)?;
+        kill::point().map_err(killed)?;
         Ok(value)
     }
 
@@ -370,6 +373,14 @@ impl Change<'_> {
                 transaction.execute(&format!("DELETE FROM {table} WHERE id = ?1"), [id.to_string()])?;
             }
             Ok(())
+        })
+    }
+
+    /// The records of what was found out about a generation.
+    pub(super) fn evidence(&self, id: Digest) -> Result<Vec<Digest>, LibraryError> {
+        self.run(|transaction| {
+            let mut statement = transaction.prepare("SELECT digest FROM evidence WHERE id = ?1")?;
+            statement.query_map([id.to_string()], |row| parsed(row, 0))?.collect()
         })
     }
 

@@ -22,6 +22,7 @@ mod error;
 mod features;
 mod index;
 mod journal;
+mod kill;
 mod name;
 mod objects;
 mod publish;

@@ -1,6 +1,6 @@
 //! Files named by the SHA-256 of their bytes: `objects/ab/cdef…`. Written once, whole or not at all; knows nothing of skills.
 
-use super::{BlobRef, LibraryError};
+use super::{BlobRef, LibraryError, kill};
 use crate::common::{Digest, sync_dir};
 use std::{
     fs::{self, File},
@@ -74,6 +74,7 @@ impl Objects {
             fs::create_dir_all(folder)?;
             sync_dir(&self.root)?;
         }
+        kill::point()?;
         let mut file = tempfile::NamedTempFile::new_in(&self.temporary)?;
         file.write_all(bytes)?;
         let mut permissions = file.as_file().metadata()?.permissions();
@@ -81,7 +82,8 @@ impl Objects {
         file.as_file().set_permissions(permissions)?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|error| error.error)?;
-        sync_dir(folder)
+        sync_dir(folder)?;
+        kill::point()
     }
 
     /// The bytes named by `digest`.
@@ -146,10 +148,23 @@ impl Objects {
     /// Takes an object away; one that is not there is no error.
     pub(super) fn remove(&self, digest: Digest) -> Result<(), LibraryError> {
         let path = self.path(digest);
-        match fs::remove_file(&path) {
+        match kill::point().and_then(|()| fs::remove_file(&path)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(LibraryError::io("remove", &path)(error)),
             _ => Ok(()),
         }
+    }
+
+    /// Takes records away durably, so that no loss of power brings them back once nothing names them any more.
+    pub(super) fn withdraw(&self, records: &[Digest]) -> Result<(), LibraryError> {
+        for &record in records {
+            let path = self.path(record);
+            self.remove(record)?;
+            let folder = path.parent().expect("an object lies in a folder of the store");
+            if folder.exists() {
+                sync_dir(folder).map_err(LibraryError::io("remove", &path))?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts an object aside whose bytes are wrong, so that the right ones can take its place, and says where it lies.

@@ -121,15 +121,32 @@ impl Library {
             kept: all.len() - dead.len(),
         };
         if !dry_run {
-            dead.iter().try_for_each(|blob| self.objects.remove(blob.digest))?;
-            self.objects.sweep(Duration::ZERO);
-            self.index.write(|change| {
-                let removed = change.removed()?;
-                let gone = removed.iter().filter(|id| !reach.generations.contains_key(id));
-                gone.copied().try_for_each(|id| change.forget(id))
-            })?;
+            let dead: Vec<Digest> = dead.iter().map(|blob| blob.digest).collect();
+            self.take_away(&dead, |id| !reach.generations.contains_key(&id))?;
         }
         Ok(collected)
+    }
+
+    /// Removes `dead` objects, and makes the index forget what `is_gone` of the generations of removed names. An archive may bring such a
+    /// generation back at any time, so index and evidence must agree after a kill, too: the index forgets first, and the file `moving`
+    /// says which records are then to go.
+    fn take_away(&self, dead: &[Digest], is_gone: impl Fn(Digest) -> bool) -> Result<(), LibraryError> {
+        let moving = self.moving()?;
+        let records = self.index.write(|change| {
+            let gone: Vec<Digest> = change.removed()?.into_iter().filter(|&id| is_gone(id)).collect();
+            let mut records = Vec::new();
+            for &id in &gone {
+                records.extend(change.evidence(id)?);
+            }
+            self.intend(&moving, &records)?;
+            gone.iter().try_for_each(|&id| change.forget(id))?;
+            Ok(records)
+        })?;
+        self.objects.withdraw(&records)?;
+        let _ = moving.set_len(0);
+        dead.iter().try_for_each(|&object| self.objects.remove(object))?;
+        self.objects.sweep(Duration::ZERO);
+        Ok(())
     }
 }
 

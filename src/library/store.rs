@@ -154,7 +154,11 @@ impl Library {
                 }
             }
         };
-        self.generation(id)
+        self.generation(id).or_else(|error| match self.index.history(name)?.iter().any(|row| row.id == id) {
+            true => Err(error),
+            // Another process took the name away meanwhile, and collected what it stood for.
+            false => Err(no_skill(name)),
+        })
     }
 
     /// The published generation of this digest, under whatever name.

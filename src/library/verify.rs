@@ -173,6 +173,12 @@ impl Library {
         for name in names {
             let indexed = self.index.moves(&name)?;
             let stored = recorded.journals.get(&name).map_or(&[][..], Vec::as_slice);
+            if let Some((digest, _)) =
+                indexed.iter().find(|(digest, entry)| Digest::of(journal::to_bytes(entry)) != *digest)
+            {
+                lines.push(format!("{name}: move {} is another one in the index", digest.short()));
+                continue;
+            }
             if digests(&indexed) != digests(stored) {
                 lines.push(format!("{name}: the index has {} moves, the objects {}", indexed.len(), stored.len()));
                 continue;

@@ -1,6 +1,7 @@
 //! The library as a whole: processes that are killed, disks that are full or read-only, and everything by the command line.
 
 mod crash;
+mod damage;
 
 use socius::library::Library;
 use socius_models::Spec;
@@ -38,6 +39,14 @@ fn kills_at_random_instants_lose_nothing_and_leave_nothing_half_done() {
     let tally = crash::run(&root, 21, 1, &writer);
     assert!(tally.kills >= 21 && tally.done >= tally.kills, "{tally:?}");
     assert_eq!((tally.lost, tally.half_visible, tally.disagreements), (0, 0, 0), "{tally:?}");
+}
+
+#[test]
+fn damage_to_any_kind_of_object_is_found_named_put_aside_and_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let tally = damage::run(&folder.path().join("library"), 24, 1);
+    assert_eq!(tally.keys().copied().collect::<Vec<_>>(), damage::KINDS, "{tally:?}");
+    assert!(tally.values().all(|[hits, misses]| *hits > 0 && *misses == 0), "{tally:?}");
 }
 
 #[test]

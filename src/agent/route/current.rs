@@ -4,7 +4,7 @@
 use super::{features, lock};
 use crate::{
     agent::{AgentError, Session},
-    common::{Digest, write_atomic},
+    common::{Digest, Message, write_atomic},
     envs::{self, Query, Split},
     library::{Generation, LibraryError, RoutingFeatures, SkillName},
     router::{BACKGROUND, Index, Ledger, Newcomer, Settings, Skipped, Terms, layer},
@@ -141,7 +141,12 @@ impl Session {
         if features.layer == layer(self.base.spec()) {
             return Ok(features);
         }
-        let prompts = features::prompts_of(&self.library.episodes(generation).map_err(words)?);
+        let mut prompts = features::prompts_of(&self.library.episodes(generation).map_err(words)?);
+        if prompts.is_empty() {
+            // Revealed answers leave no episodes, but the features name the prompts that they are of.
+            let said = features.prompts.iter().map(|text| self.base.prompt_ids(&[Message::user(text.as_str())]));
+            prompts = said.collect::<Result<_, _>>().map_err(|error: AgentError| error.to_string())?;
+        }
         if prompts.is_empty() {
             return Ok(features);
         }

@@ -1,6 +1,6 @@
 //! `cipher`: words of an invented language. Facts, so what is held out is how they are asked for.
 
-use super::super::{Draw, Form, HeldOut, Info, Level, Wordings, grade, task::Task, words};
+use super::super::{Form, HeldOut, Info, Level, Wordings, grade, task::Task, words};
 use crate::common::Seed;
 use serde::{Deserialize, Serialize};
 
@@ -60,11 +60,6 @@ impl Task for Cipher {
             held_out: HeldOut::Wordings,
             forms: vec![Form::Direct],
         }
-    }
-
-    fn candidate(&self, level: u32, draw: Draw) -> Entry {
-        let rng = &mut draw.rng();
-        rng.pick(&self.facts(level, Form::Direct)).clone()
     }
 
     fn facts(&self, level: u32, _form: Form) -> Vec<Entry> {

@@ -2,7 +2,7 @@
 //! reversed and two-hop questions, which memorised strings do not answer.
 
 use super::super::{
-    Draw, Form, HeldOut, Info, Level, Wordings, grade,
+    Form, HeldOut, Info, Level, Wordings, grade,
     task::{Task, fill},
     words,
 };
@@ -118,11 +118,6 @@ impl Task for Phonebook {
             held_out: HeldOut::Wordings,
             forms: vec![Form::Direct, Form::Reversed, Form::TwoHop],
         }
-    }
-
-    fn candidate(&self, level: u32, draw: Draw) -> Fact {
-        let rng = &mut draw.rng();
-        rng.pick(&self.facts(level, Form::Direct)).clone()
     }
 
     fn facts(&self, level: u32, form: Form) -> Vec<Fact> {

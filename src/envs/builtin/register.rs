@@ -2,7 +2,7 @@
 //! for.
 
 use super::super::{
-    Draw, Form, HeldOut, Info, Level, Wordings, grade,
+    Form, HeldOut, Info, Level, Wordings, grade,
     task::{Task, fill},
     words,
 };
@@ -139,11 +139,6 @@ impl Task for Register {
             held_out: HeldOut::Wordings,
             forms: vec![Form::Direct],
         }
-    }
-
-    fn candidate(&self, level: u32, draw: Draw) -> Entry {
-        let rng = &mut draw.rng();
-        rng.pick(&self.facts(level, Form::Direct)).clone()
     }
 
     fn facts(&self, level: u32, _form: Form) -> Vec<Entry> {
