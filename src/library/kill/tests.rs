@@ -52,6 +52,9 @@ const DEEDS: [(&str, Deed); 6] = [
     ("import", |scene| scene.fixture.library.import_archive(&scene.archive).map(drop)),
 ];
 
+/// Those that build on what a kill left: all that give numbers, take away or bring back.
+const NEXT: [&str; 3] = ["publish", "collect", "import"];
+
 fn note(library: &Library, name: &SkillName, text: &str) -> Result<(), LibraryError> {
     let id = library.show(&name.clone().into())?.id;
     let finding = Finding::Note { text: text.into() };
@@ -88,7 +91,10 @@ fn copy_folder(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
         let to = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy_folder(&path, &to) } else { drop(fs::copy(&path, &to).unwrap()) }
+        match path.is_dir() {
+            true => copy_folder(&path, &to),
+            false => assert!(fs::copy(&path, &to).is_ok()),
+        }
     }
 }
 
@@ -119,7 +125,7 @@ fn a_kill_at_any_point_leaves_index_and_objects_agreeing_now_and_after_whatever_
                     assert!(points > 0 || (removed && ["note", "rollback", "remove"].contains(&deed)), "{deed}");
                     break;
                 }
-                for (next, then) in DEEDS {
+                for (next, then) in DEEDS.into_iter().filter(|(next, _)| NEXT.contains(next)) {
                     let mut scene = copy(&struck);
                     let what = format!("removed {removed}, {deed} killed at {points}, then {next}");
                     match then(&scene) {
