@@ -121,10 +121,9 @@ impl Index {
         let fail = |source| failure(&self.path, source);
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
         let value = work(&Change { transaction: &transaction, path: &self.path })?;
-        let killed = |error| LibraryError::io("write", &self.path)(error);
-        kill::point().map_err(killed)?;
+        kill::point().map_err(LibraryError::io("write", &self.path))?;
         transaction.commit().map_err(fail)?;
-        kill::point().map_err(killed)?;
+        kill::point().map_err(LibraryError::io("write", &self.path))?;
         Ok(value)
     }
 
