@@ -48,7 +48,7 @@ impl Documents {
             list.push(content);
         }
         let splits = super::Split::ALL.map(|split| asked.iter().filter(|c| super::Split::of(&id(c)) == split).count());
-        if splits.iter().any(|&questions| questions == 0) {
+        if splits.contains(&0) {
             let words = passages.iter().map(Passage::words).sum();
             return Err(DocumentError::TooShort { words, questions: asked.len() });
         }

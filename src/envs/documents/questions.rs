@@ -98,7 +98,7 @@ fn continuations(title: &str, words: &[&str]) -> impl Iterator<Item = Ask> {
     let ask = |at: usize| {
         let (stem, rest) = (words[at - STEM..at].join(" "), &words[at..]);
         let title = title.to_owned();
-        if at % STRIDE == 0 {
+        if at.is_multiple_of(STRIDE) {
             let answer = rest[..rest.len().min(RECITED)].join(" ");
             Some(Ask::Recite { title, stem, answer })
         } else {

@@ -149,10 +149,10 @@ impl<'a> Work<'a> {
             }
             let begun = Instant::now();
             let lesson = match self.point.arm {
-                Arm::Traces => self.from_traces(&traces, |_| true)?,
-                Arm::Successes => self.from_traces(&traces, |episode| episode.reward >= SUCCESS)?,
-                Arm::Distillation => self.from_teachers(&teachers, desk.report)?,
-                Arm::Joint | Arm::Subagent | Arm::Base => self.from_reward(desk.report)?,
+                Arm::Traces => self.learn_traces(&traces, |_| true)?,
+                Arm::Successes => self.learn_traces(&traces, |episode| episode.reward >= SUCCESS)?,
+                Arm::Distillation => self.learn_teachers(&teachers, desk.report)?,
+                Arm::Joint | Arm::Subagent | Arm::Base => self.learn_reward(desk.report)?,
             };
             let reward = lesson.reward.map_or_else(String::new, |reward| format!("reward {reward:.2}"));
             self.take(lesson, share)?;
@@ -217,7 +217,7 @@ impl<'a> Work<'a> {
     }
 
     /// REINFORCE with a leave-one-out baseline on one's own samples.
-    fn from_reward(&mut self, report: &mut dyn Report) -> Result<Lesson, LabError> {
+    fn learn_reward(&mut self, report: &mut dyn Report) -> Result<Lesson, LabError> {
         let groups = self.sample(report)?;
         let mut rows = Vec::new();
         let (mut total, mut count) = (0.0, 0);
@@ -240,7 +240,7 @@ impl<'a> Work<'a> {
     }
 
     /// One's own samples, each token worth what the teacher of its environment finds it more probable: the gradient of −KL(learner ‖ teacher).
-    fn from_teachers(&mut self, teachers: &[Arc<ActiveAdapter>], report: &mut dyn Report) -> Result<Lesson, LabError> {
+    fn learn_teachers(&mut self, teachers: &[Arc<ActiveAdapter>], report: &mut dyn Report) -> Result<Lesson, LabError> {
         let groups = self.sample(report)?;
         let (mut rows, mut total, mut count) = (Vec::new(), 0.0, 0);
         for (env, group) in &groups {
@@ -272,7 +272,7 @@ impl<'a> Work<'a> {
     }
 
     /// As many traces a step as others sample, in shuffled passes.
-    fn from_traces(&mut self, traces: &[&Episode], wanted: impl Fn(&Episode) -> bool) -> Result<Lesson, LabError> {
+    fn learn_traces(&mut self, traces: &[&Episode], wanted: impl Fn(&Episode) -> bool) -> Result<Lesson, LabError> {
         let traces: Vec<&&Episode> = traces.iter().filter(|episode| wanted(episode)).collect();
         if traces.is_empty() {
             return Err(LabError::Cell("no trace is a success, so there is nothing to learn from".to_owned()));
