@@ -62,7 +62,14 @@ fn recipe(method: Method, steps: usize, improvement_min: f64) -> Recipe {
 fn live(env: &str, recipe: Recipe, home: &Home, report: &mut dyn Report) -> Result<Learned, socius::agent::AgentError> {
     let library = Library::open(&home.library()).unwrap();
     let env = envs::find(env).unwrap();
-    let lesson = Lesson { base: &session().base, env: &*env, recipe, name: "pupil".parse().unwrap(), parent: None };
+    let lesson = Lesson {
+        base: &session().base,
+        env: &*env,
+        recipe,
+        name: "pupil".parse().unwrap(),
+        parent: None,
+        course: None,
+    };
     learn(&lesson, &library, home, report)
 }
 

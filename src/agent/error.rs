@@ -1,8 +1,15 @@
 //! What can end a subagent's life early, split by what the caller does next.
 
 use crate::{
-    common::JournalError, engine::EngineError, envs::EnvError, fetch::FetchError, library::LibraryError,
-    lora::LoraError, router::RouterError, text::TextError, train::TrainError,
+    common::JournalError,
+    engine::EngineError,
+    envs::{DocumentError, EnvError},
+    fetch::FetchError,
+    library::LibraryError,
+    lora::LoraError,
+    router::RouterError,
+    text::TextError,
+    train::TrainError,
 };
 use socius_models::ModelError;
 use std::path::PathBuf;
@@ -60,6 +67,8 @@ pub enum AgentError {
         /// Why.
         what: String,
     },
+    #[error(transparent)]
+    Document(#[from] DocumentError),
     #[error(transparent)]
     Fetch(#[from] FetchError),
     #[error(transparent)]

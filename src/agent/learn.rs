@@ -2,7 +2,7 @@
 //! published. The only place where the learning loop is closed.
 
 use super::{
-    AgentError, Base, Mark, Marks, Place, Play,
+    AgentError, Base, Course, Mark, Marks, Place, Play,
     budget::{Budget, Next, ToJudge},
     gate::Decision,
     judge::{APART_ITEMS, fixed_items, forms_apart},
@@ -43,6 +43,8 @@ pub struct Lesson<'a> {
     pub name: SkillName,
     /// What it starts from, instead of a fresh adapter.
     pub parent: Option<Arc<Generation>>,
+    /// What it studies instead of the environment's own training items.
+    pub course: Option<&'a Course>,
 }
 
 /// A finished life.
@@ -76,6 +78,8 @@ pub struct Learned {
     pub logprob_gap: Option<f64>,
     /// From birth to the end, over all sittings.
     pub seconds: f64,
+    /// What was learned, admitted or not.
+    pub adapter: Arc<ActiveAdapter>,
     /// What was published, if the gate admitted it.
     pub generation: Option<Arc<Generation>>,
 }
@@ -232,7 +236,7 @@ pub(super) struct Life<'a> {
 
 impl<'a> Life<'a> {
     fn open(lesson: &'a Lesson<'a>, class: &Class<'a>) -> Result<Self, AgentError> {
-        let Lesson { base, env, recipe, name, parent } = lesson;
+        let Lesson { base, env, recipe, name, parent, .. } = lesson;
         let &Class { library, home, marks, .. } = class;
         let born = Instant::now();
         let parent_weights =
@@ -277,8 +281,8 @@ impl<'a> Life<'a> {
     }
 
     pub(super) fn source(&self) -> Source<'a> {
-        let Lesson { base, env, recipe, .. } = self.lesson;
-        Source { base, env: *env, level: recipe.level, seed: Seed::new(recipe.seed), kl: recipe.kl }
+        let &Lesson { base, env, ref recipe, course, .. } = self.lesson;
+        Source { base, env, level: recipe.level, seed: Seed::new(recipe.seed), kl: recipe.kl, course }
     }
 
     /// Grades of whoever `adapter` is; what it sampled is counted.

@@ -1,6 +1,6 @@
 //! What a subagent learns from at each step: items and episodes in, training rows out. Never steps an optimiser.
 
-use super::{AgentError, Base, Place, Play, play, recipe::Method};
+use super::{AgentError, Base, Course, Place, Play, play, recipe::Method};
 use crate::{
     common::{Phase, Report, Seed},
     envs::{self, Environment, Item, Outcome, Query, Split},
@@ -51,6 +51,8 @@ pub(super) struct Source<'a> {
     pub(super) level: u32,
     pub(super) seed: Seed,
     pub(super) kl: f64,
+    /// What is studied instead of items that the environment draws.
+    pub(super) course: Option<&'a Course>,
 }
 
 impl Source<'_> {
@@ -58,6 +60,10 @@ impl Source<'_> {
     fn items(&self, purpose: &str, step: usize, count: usize) -> Result<Vec<Item>, AgentError> {
         let query = Query::new(Split::Train, self.level);
         let index = |i: usize| (step * count + i) as u64;
+        if let (TRAIN, Some(course)) = (purpose, self.course) {
+            let draw = |i| course.item(self.env, self.seed.purpose(TRAIN), index(i));
+            return Ok((0..count).map(draw).collect());
+        }
         let item = |i| envs::item(self.env, &query, self.seed.purpose(purpose), index(i));
         Ok((0..count).map(item).collect::<Result<_, _>>()?)
     }
@@ -125,6 +131,10 @@ impl Source<'_> {
 
     /// One row a turn that the environment's teacher would take.
     pub(super) fn answers(&self, item: &Item) -> Result<Vec<TrainRow>, AgentError> {
+        if let Some(taught) = self.course.and_then(|course| course.taught.get(&item.id)) {
+            let prompt = self.base.prompt_ids(self.env.start(item)?.observe())?;
+            return Ok(vec![taught.row(prompt)]);
+        }
         let mut session = self.env.start(item)?;
         let mut rows = Vec::new();
         for _ in 0..self.env.info().level(item.level)?.turns_max {

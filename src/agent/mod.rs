@@ -4,6 +4,8 @@
 mod base;
 mod budget;
 mod card;
+mod compress;
+mod course;
 mod divergence;
 mod error;
 mod evaluate;
@@ -29,6 +31,8 @@ mod stream;
 pub use base::{Base, BaseChoice, Outline};
 pub use budget::Budget;
 pub use card::model_card;
+pub use compress::{Compressed, Compression, Nats, Price, Quality, Query, Reading, compress, restudy};
+pub use course::{Course, Taught};
 pub use divergence::divergence;
 pub use error::AgentError;
 pub use evaluate::{Evaluation, evaluate};
@@ -51,3 +55,4 @@ pub use stream::{
     ArmRun, Baseline, Cell, Life, Metrics, Outcome, Spent, Spread, Stream, StreamError, Summary, Task, metrics,
     run_stream, spread,
 };
+pub use stream::{forward as forward_flops, training as training_flops};

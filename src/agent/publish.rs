@@ -50,6 +50,7 @@ impl Life<'_> {
             curve: progress.curve.clone(),
             logprob_gap: (progress.gap_steps > 0).then(|| progress.gap_sum / progress.gap_steps as f64),
             seconds,
+            adapter: self.active(),
             generation,
         };
         self.run.finish()?;
@@ -94,7 +95,7 @@ impl Life<'_> {
         library: &Library,
         report: &mut dyn Report,
     ) -> Result<Arc<Generation>, AgentError> {
-        let Lesson { base, env, recipe, name, parent } = self.lesson;
+        let Lesson { base, env, recipe, name, parent, course } = self.lesson;
         let info = env.info();
         let theta = self.run.learner.theta().to_vec();
         let lora = LoraWeights::new(self.config.clone(), base.spec(), theta)?;
@@ -105,6 +106,9 @@ impl Life<'_> {
             settings["plans"] = serde_json::json!(self.run.progress.pace.plans);
         }
         settings["warmup"] = serde_json::json!(self.birth().warmup);
+        if let Some(course) = course {
+            settings["course"] = serde_json::json!(course.summary());
+        }
         settings["dtype"] = serde_json::json!(format!("{:?}", base.dtype).to_lowercase());
         settings["socius"] = serde_json::json!(env!("CARGO_PKG_VERSION"));
         let provenance = self.run.settle(Provenance {
@@ -150,9 +154,13 @@ impl Life<'_> {
 
     /// What the router is to know the skill by: prompts of training items in training's wordings.
     fn routing(&self) -> Result<RoutingFeatures, AgentError> {
-        let Lesson { base, env, recipe, .. } = self.lesson;
+        let Lesson { base, env, recipe, course, .. } = self.lesson;
         let query = Query::new(Split::Train, recipe.level);
-        let items = envs::items(*env, &query, Seed::new(0).purpose("routing prompts"), ROUTING_PROMPTS)?;
+        let seed = Seed::new(0).purpose("routing prompts");
+        let items = match course {
+            Some(course) => (0..ROUTING_PROMPTS as u64).map(|i| course.item(*env, seed, i)).collect(),
+            None => envs::items(*env, &query, seed, ROUTING_PROMPTS)?,
+        };
         let said = items.iter().map(|item| Ok(env.start(item)?.observe().to_vec()));
         routing_features(base, &said.collect::<Result<Vec<_>, AgentError>>()?)
     }

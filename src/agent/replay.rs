@@ -1,7 +1,7 @@
 //! A published generation learned again from what it records, and its bytes compared. Never publishes.
 
 use super::{
-    AgentError, Lesson, Method, Outline, Recipe, Session,
+    AgentError, Course, Lesson, Method, Outline, Recipe, Session,
     budget::planned_with,
     learn::{Class, relive},
     marks::Marks,
@@ -33,7 +33,7 @@ pub struct Replayed {
     pub recorded: (Digest, Option<Digest>),
 }
 
-/// Learns `generation` again, in `env` where it was learned in one, for as many steps as it records. The same machine, version and
+/// Learns `generation` again, in `env` and by `course` where it was learned so, for as many steps as it records. The same machine, version and
 /// number format give the same bytes.
 ///
 /// # Errors
@@ -42,6 +42,7 @@ pub fn replay(
     session: &Session,
     generation: &Arc<Generation>,
     env: Option<&dyn Environment>,
+    course: Option<&Course>,
     report: &mut dyn Report,
 ) -> Result<Replayed, AgentError> {
     let start = Instant::now();
@@ -53,6 +54,11 @@ pub fn replay(
         let seconds = start.elapsed().as_secs_f64();
         return Ok(Replayed { steps: 0, seconds, adapter, episodes: None, recorded });
     }
+    let studied = &generation.manifest.provenance.hyper_parameters;
+    if studied.get("course") != course.map(Course::summary).as_ref() {
+        let what = "it was studied from documents, which are not at hand: name them with --document".to_owned();
+        return Err(AgentError::NotReplayable { skill: generation.manifest.name.to_string(), what });
+    }
     let record = Record::of(generation, session, env)?;
     let lesson = Lesson {
         base: &session.base,
@@ -60,6 +66,7 @@ pub fn replay(
         recipe: record.recipe,
         name: generation.manifest.name.clone(),
         parent: generation.manifest.provenance.parents.first().map(|&id| session.library.generation(id)).transpose()?,
+        course,
     };
     // A run of its own: one of the same name may be under way.
     let scratch =

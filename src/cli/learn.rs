@@ -57,6 +57,9 @@ pub(super) struct Args {
     base: BaseFlags,
 }
 
+/// Rank of an adapter if nobody says otherwise.
+const RANK: u32 = 16;
+
 /// How much, and with what, to learn.
 #[derive(clap::Args)]
 pub(super) struct TrainingFlags {
@@ -66,9 +69,9 @@ pub(super) struct TrainingFlags {
     /// Optimiser steps; the learner's own number without
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     steps: Option<u32>,
-    /// Rank of the adapter
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=256))]
-    rank: u32,
+    /// Rank of the adapter; 16 without, and for `compress` what fits a tenth of the documents' memory
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
+    rank: Option<u32>,
     /// Peak learning rate; the learner's own without
     #[arg(long, value_parser = rate)]
     lr: Option<f64>,
@@ -103,12 +106,18 @@ impl TrainingFlags {
         Ok(session)
     }
 
+    /// Whether a rank was asked for.
+    pub(super) fn rank_given(&self) -> bool {
+        self.rank.is_some()
+    }
+
     pub(super) fn recipe(&self) -> Recipe {
+        let rank = self.rank.unwrap_or(RANK);
         Recipe {
             seed: self.seed,
             budget: self.budget.or(self.steps.map(|steps| Budget::Steps(steps as usize))),
-            rank: self.rank as usize,
-            alpha: 2.0 * f64::from(self.rank),
+            rank: rank as usize,
+            alpha: 2.0 * f64::from(rank),
             lr: self.lr,
             dropout: f64::from(self.dropout),
             ..Recipe::default()
@@ -129,7 +138,7 @@ pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> 
     };
     let session = args.training.open(&args.base, terminal)?;
     let parent = args.parent.map(|parent| session.library.show(&parent)).transpose()?;
-    live(&session, &Lesson { base: &session.base, env: &*env, recipe, name, parent }, terminal)
+    live(&session, &Lesson { base: &session.base, env: &*env, recipe, name, parent, course: None }, terminal)
 }
 
 /// Lives the life, shows what came of it, and gives it as JSON.

@@ -8,6 +8,7 @@ mod bench;
 mod bench_route;
 mod chat;
 mod completions;
+mod compress;
 mod doctor;
 mod envs;
 mod eval;
@@ -57,6 +58,7 @@ Data lives in $SOCIUS_HOME, else in the platform's data folder.";
 enum Command {
     Learn(learn::Args),
     Teach(teach::Args),
+    Compress(compress::Args),
     Run(run::Args),
     Generate(generate::Args),
     Chat(chat::Args),
@@ -79,6 +81,7 @@ impl Command {
         match self {
             Self::Learn(args) => learn::run(args, terminal),
             Self::Teach(args) => teach::run(args, terminal),
+            Self::Compress(args) => compress::run(args, terminal),
             Self::Run(args) => run::run(args, terminal),
             Self::Generate(args) => generate::run(args, terminal),
             Self::Chat(args) => chat::run(args, terminal),

@@ -46,5 +46,9 @@ pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> 
     let recipe = Recipe { method: Some(Method::Sft), ..args.training.recipe() };
     let session = args.training.open(&args.base, terminal)?;
     let parent = args.parent.map(|parent| session.library.show(&parent)).transpose()?;
-    learn::live(&session, &Lesson { base: &session.base, env: &env, recipe, name: args.name, parent }, terminal)
+    learn::live(
+        &session,
+        &Lesson { base: &session.base, env: &env, recipe, name: args.name, parent, course: None },
+        terminal,
+    )
 }

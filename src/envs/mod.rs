@@ -13,6 +13,7 @@
 //! ```
 
 mod builtin;
+mod documents;
 mod environment;
 mod error;
 mod examples;
@@ -25,6 +26,7 @@ mod task;
 mod tests;
 mod words;
 
+pub use documents::{Document, DocumentError, Documents, Passage, documents, informed};
 pub use environment::{Draw, Environment, Grade, Info, Level, Outcome, Session, answer};
 pub use error::EnvError;
 pub use examples::{ExampleError, Examples, prompts};

@@ -15,6 +15,7 @@
 //! Running the same configuration again goes on where it stopped: finished cells are skipped, and what an unfinished cell had
 //! measured is measured again.
 
+mod artifact;
 mod cell;
 mod cost;
 mod error;
@@ -25,6 +26,7 @@ mod records;
 mod report;
 mod run;
 
+pub use artifact::Artifact;
 pub use cell::{Cell, Desk, Told};
 pub use cost::{Cost, Purpose};
 pub use error::LabError;

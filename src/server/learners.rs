@@ -235,7 +235,9 @@ impl Life {
         let base = base.pausing(self.courtesy.clone());
         let Task { env, recipe, name, parent, .. } = task;
         let mut watched = Watched(self.job.clone());
-        pool.install(|| learn(&Lesson { base: &base, env: &*env, recipe, name, parent }, library, home, &mut watched))
+        pool.install(|| {
+            learn(&Lesson { base: &base, env: &*env, recipe, name, parent, course: None }, library, home, &mut watched)
+        })
     }
 
     fn fail(&self, error: String) {

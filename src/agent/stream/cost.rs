@@ -59,7 +59,7 @@ fn head_weights(spec: &Spec) -> f64 {
 
 /// Operations of reading `read` tokens and drawing `drawn` more: two for each weight and token, the head for drawn tokens alone, and
 /// attention's two products with everything before.
-pub(super) fn forward(spec: &Spec, adapter: usize, read: u64, drawn: u64) -> f64 {
+pub fn forward(spec: &Spec, adapter: usize, read: u64, drawn: u64) -> f64 {
     let tokens = (read + drawn) as f64;
     let attention = 4.0 * (spec.layers * spec.q_dim()) as f64 * tokens * (tokens + 1.0) / 2.0;
     2.0 * (linear_weights(spec) + adapter as f64) * tokens + 2.0 * head_weights(spec) * drawn as f64 + attention
@@ -68,7 +68,7 @@ pub(super) fn forward(spec: &Spec, adapter: usize, read: u64, drawn: u64) -> f64
 /// Operations of training an adapter on `tokens`, of which `scored` have a loss: four for each frozen weight and token (the frozen
 /// weights need no gradient of their own), six for each of the adapter's. Attention, a hundredth of it for rows of 40 tokens, is left
 /// out.
-pub(super) fn training(spec: &Spec, adapter: usize, tokens: u64, scored: u64) -> f64 {
+pub fn training(spec: &Spec, adapter: usize, tokens: u64, scored: u64) -> f64 {
     let weights = 4.0 * linear_weights(spec) + 6.0 * adapter as f64;
     weights * tokens as f64 + 4.0 * head_weights(spec) * scored as f64
 }

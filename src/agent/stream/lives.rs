@@ -100,6 +100,7 @@ impl Desk<'_> {
                 recipe: opened.task.recipe(birth.seed, self.stream.items),
                 name: birth.name(self),
                 parent: birth.parent.as_ref().map(|parent| parent.generation.clone()),
+                course: None,
             }
         };
         let lessons: Vec<Lesson<'_>> = births.iter().map(lesson).collect();

@@ -30,6 +30,7 @@ mod spec;
 
 pub use arms::ArmRun;
 pub use cost::Spent;
+pub use cost::{forward, training};
 pub use desk::{Cell, Life};
 pub use metrics::{Metrics, Spread, metrics, spread};
 pub use outcome::{Outcome, Summary};

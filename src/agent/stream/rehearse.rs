@@ -84,7 +84,7 @@ impl Rehearsal<'_> {
             let (task, index) = self.draw(desk, step, place);
             let opened = &desk.tasks[task];
             let (base, level, seed) = (desk.base(), opened.task.level, Seed::new(self.seed));
-            let source = Source { base, env: &*opened.env, level, seed, kl: 0.0 };
+            let source = Source { base, env: &*opened.env, level, seed, kl: 0.0, course: None };
             rows.extend(source.answers(&source.train_item(index)?)?);
         }
         Ok(rows)

@@ -133,6 +133,7 @@ the rank by its singular values. The router does not know a merged skill, whose 
 Examples:
   socius skills replay reverse
   socius skills replay support --examples examples.jsonl     a skill of `socius teach`
+  socius skills replay licence --document LICENSE-APACHE     a skill of `socius compress`
 
 Exit code 1 if the bytes differ: another machine, another version, or other --dtype or --weights than were recorded.")]
     Replay {
@@ -141,6 +142,9 @@ Exit code 1 if the bytes differ: another machine, another version, or other --dt
         /// The file that a taught skill was taught from
         #[arg(long, value_name = "FILE")]
         examples: Option<PathBuf>,
+        /// The files or folders that a skill was compressed from, in the same order
+        #[arg(long = "document", value_name = "FILE", conflicts_with = "examples")]
+        documents: Vec<PathBuf>,
         #[command(flatten)]
         base: BaseFlags,
     },
@@ -266,7 +270,9 @@ pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> 
         Action::Promote { name, generation } => names::moved(&library.promote(&name, generation)?, terminal),
         Action::Rollback { name, generation } => names::moved(&library.rollback(&name, generation)?, terminal),
         Action::Merge(args) => names::merge(&library, args, terminal),
-        Action::Replay { skill, examples, base } => names::replay(&skill, examples, &base, terminal),
+        Action::Replay { skill, examples, documents, base } => {
+            names::replay(&skill, (examples, &documents), &base, terminal)
+        }
         Action::Verify { .. } => unreachable!("it is done above"),
         Action::Gc { dry_run } => health::collect(&library, dry_run, terminal),
         Action::Export { skill, folder, format, base } => {

@@ -1,14 +1,14 @@
 //! Moving names, and making generations of others: merge and replay. Never judges them.
 
 use crate::{
-    agent::{self, MergeRequest, Replayed},
+    agent::{self, Course, MergeRequest, Replayed, Session},
     cli::{
         Terminal, Unwell,
         answer::versioned,
         flags::{BaseFlags, OutlineFlags},
         learn,
     },
-    envs::{Environment, Examples},
+    envs::{self, Documents, Environment, Examples},
     library::{Evidence, Finding, Library, Move, SkillName, SkillRef, SkillSummary},
     lora::Merge,
 };
@@ -93,24 +93,32 @@ pub(super) fn merge(library: &Library, args: MergeArgs, terminal: &mut Terminal)
 
 pub(super) fn replay(
     skill: &SkillRef,
-    examples: Option<PathBuf>,
+    (examples, documents): (Option<PathBuf>, &[PathBuf]),
     base: &BaseFlags,
     terminal: &mut Terminal,
 ) -> anyhow::Result<Value> {
     let session = base.open(terminal)?;
     let generation = session.library.show(skill)?;
     let provenance = &generation.manifest.provenance;
+    let mut course = None;
     let env: Option<Box<dyn Environment>> = match (&examples, &provenance.env) {
+        (None, Some(env)) if !documents.is_empty() => {
+            let (env, studied) = studied(&session, documents, (&env.name, provenance.seed), terminal)?;
+            course = Some(studied);
+            Some(Box::new(env))
+        }
         (Some(path), _) => {
             let file = path.display().to_string();
             let text = std::fs::read_to_string(path).with_context(|| file.clone())?;
             Some(Box::new(Examples::parse(generation.manifest.name.as_str(), &text).context(file)?))
         }
+        // Said again with what would be right.
+        (None, Some(_)) if provenance.hyper_parameters.contains_key("course") => None,
         (None, Some(env)) => Some(learn::environment(&env.name, None)?),
         (None, None) => None,
     };
     let Replayed { steps, seconds, adapter, episodes, recorded } =
-        agent::replay(&session, &generation, env.as_deref(), terminal)?;
+        agent::replay(&session, &generation, env.as_deref(), course.as_ref(), terminal)?;
     let identical = adapter == recorded.0 && episodes == recorded.1;
     let word = |same: bool| if same { "the same bytes" } else { "OTHER bytes" };
     terminal.line(format!(
@@ -130,6 +138,20 @@ pub(super) fn replay(
             Err(Unwell { message, value }.into())
         }
     }
+}
+
+/// What a skill was studied from. One document may have been called otherwise than its file: the recorded name is its title.
+fn studied(
+    session: &Session,
+    paths: &[PathBuf],
+    (name, seed): (&str, Option<u64>),
+    terminal: &mut Terminal,
+) -> anyhow::Result<(Documents, Course)> {
+    let mut documents = envs::documents(paths)?;
+    if let [document] = &mut documents[..] {
+        document.title = name.to_owned();
+    }
+    Ok(agent::restudy(session, &documents, seed.unwrap_or(0), terminal)?)
 }
 
 pub(super) fn moved(entry: &Move, terminal: &mut Terminal) -> anyhow::Result<Value> {

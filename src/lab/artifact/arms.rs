@@ -1,0 +1,322 @@
+//! How each arm learns: the same optimiser, rank and rate for all, until the calls and operations that it may take are spent. Never judges.
+
+use super::{Arm, Config, Point, judge::Judge};
+use crate::{
+    agent::{Base, BaseChoice, Place, Play, forward_flops, play, training_flops},
+    common::{Phase, Report, Seed},
+    envs::{self, Environment, Item, Query, Split},
+    episode::{Episode, Turn},
+    lab::{Cost, Desk, LabError, Purpose},
+    lora::{ActiveAdapter, LoraConfig, init},
+    train::{
+        AdamW, Decay, Job, Label, Learner, Loss, Schedule, TrainRow, forward_backward, leave_one_out, loss, optim_step,
+        score,
+    },
+};
+use serde::{Deserialize, Serialize};
+use socius_models::{DeviceChoice, Dtype, Projection};
+use std::{fs, path::PathBuf, sync::Arc, time::Instant};
+
+/// Reward from which a trace is a success.
+const SUCCESS: f32 = 0.999;
+/// Steps over which the rate rises.
+const WARMUP: f64 = 3.0;
+
+/// What a subagent leaves for those who learn from it.
+#[derive(Serialize, Deserialize)]
+struct Legacy {
+    episodes: Vec<Episode>,
+    theta: Vec<f32>,
+    flops: f64,
+    calls: u64,
+}
+
+/// What learning has taken so far.
+#[derive(Clone, Debug, Default)]
+struct Spent {
+    calls: u64,
+    cost: Cost,
+}
+
+/// What learning may take; the first that is spent ends it.
+#[derive(Clone, Copy)]
+struct Allowance {
+    steps: Option<usize>,
+    calls: Option<u64>,
+    flops: Option<f64>,
+}
+
+/// An arm at work.
+struct Work<'a> {
+    config: &'a Config,
+    point: &'a Point,
+    base: &'a Base,
+    envs: Vec<Box<dyn Environment>>,
+    learner: Learner,
+    spent: Spent,
+    step: usize,
+    /// Everything that was sampled.
+    episodes: Vec<Episode>,
+}
+
+/// What a step learns from.
+struct Lesson {
+    rows: Vec<TrainRow>,
+    loss: &'static Loss<'static>,
+    reward: Option<f64>,
+}
+
+pub(super) fn measure(config: &Config, point: &Point, desk: &mut Desk<'_>) -> Result<(), LabError> {
+    let choice = BaseChoice { model: config.model.clone(), device: DeviceChoice::Cpu, dtype: Dtype::Bf16 };
+    let base = Base::open(&choice, &desk.home, desk.report)?;
+    let judge = Judge::new(config, &base)?;
+    if point.arm == Arm::Base {
+        return judge.finally(point, None, Cost::default(), 0, desk);
+    }
+    let legacies = match point.arm {
+        Arm::Subagent | Arm::Base => Vec::new(),
+        _ => config.environments.iter().map(|env| read(desk, point.seed, env)).collect::<Result<Vec<_>, _>>()?,
+    };
+    let mut work = Work::new(config, point, &base)?;
+    let allowance = match point.arm {
+        Arm::Subagent => Allowance { steps: Some(config.steps), calls: None, flops: None },
+        arm => Allowance {
+            steps: None,
+            // Traces are called for once, by those who left them.
+            calls: (!matches!(arm, Arm::Traces | Arm::Successes)).then(|| legacies.iter().map(|l| l.calls).sum()),
+            flops: Some(legacies.iter().map(|l| l.flops).sum()),
+        },
+    };
+    work.learn(&allowance, &legacies, &judge, desk)?;
+    if point.arm == Arm::Subagent {
+        work.leave(desk)?;
+    }
+    judge.finally(point, Some(&work.active()), work.spent.cost.clone(), work.spent.calls, desk)
+}
+
+impl<'a> Work<'a> {
+    fn new(config: &'a Config, point: &'a Point, base: &'a Base) -> Result<Self, LabError> {
+        let names = point.env.as_ref().map_or(&config.environments[..], std::slice::from_ref);
+        let found = names.iter().map(|name| envs::find(name)).collect::<Result<Vec<_>, _>>();
+        let envs = found.map_err(|error| LabError::Cell(error.to_string()))?;
+        let lora = LoraConfig::uniform(config.rank, 2.0 * config.rank as f64, &Projection::ALL);
+        let layout = lora.layout(base.spec()).map_err(|error| LabError::Config(error.to_string()))?;
+        let theta = init(&layout, Seed::new(point.seed).purpose("lora"));
+        let learner = Learner::new(layout, theta, point.seed, 0.0);
+        Ok(Self { config, point, base, envs, learner, spent: Spent::default(), step: 0, episodes: Vec::new() })
+    }
+
+    fn active(&self) -> Arc<ActiveAdapter> {
+        let (layout, theta) = (self.learner.layout().clone(), self.learner.theta().to_vec());
+        Arc::new(ActiveAdapter::new(format!("{}-{}", self.point.arm.name(), self.step), layout, theta))
+    }
+
+    /// The share of the allowance that is spent, of whatever is spent most.
+    fn share(&self, allowance: &Allowance) -> f64 {
+        let steps = allowance.steps.map(|steps| self.step as f64 / steps as f64);
+        let calls = allowance.calls.map(|calls| self.spent.calls as f64 / calls as f64);
+        let flops = allowance.flops.map(|flops| self.spent.cost.total_flops() / flops);
+        [steps, calls, flops].into_iter().flatten().fold(0.0, f64::max)
+    }
+
+    /// Learns until the allowance is spent; is looked at along the way.
+    fn learn(
+        &mut self,
+        allowance: &Allowance,
+        legacies: &[Legacy],
+        judge: &Judge<'_>,
+        desk: &mut Desk<'_>,
+    ) -> Result<(), LabError> {
+        let teachers: Vec<Arc<ActiveAdapter>> = legacies
+            .iter()
+            .zip(&self.config.environments)
+            .map(|(legacy, env)| {
+                Arc::new(ActiveAdapter::new(env.clone(), self.learner.layout().clone(), legacy.theta.clone()))
+            })
+            .collect();
+        let traces: Vec<&Episode> = legacies.iter().flat_map(|legacy| &legacy.episodes).collect();
+        let mut looks = 0;
+        loop {
+            let share = self.share(allowance);
+            if share >= 1.0 {
+                return Ok(());
+            }
+            let due = (looks + 1) as f64 / (self.config.checkpoints + 1) as f64;
+            if share >= due {
+                looks += 1;
+                judge.look(self.point, share, &self.active(), desk)?;
+                continue;
+            }
+            let begun = Instant::now();
+            let lesson = match self.point.arm {
+                Arm::Traces => self.learn_traces(&traces, |_| true)?,
+                Arm::Successes => self.learn_traces(&traces, |episode| episode.reward >= SUCCESS)?,
+                Arm::Distillation => self.learn_teachers(&teachers, desk.report)?,
+                Arm::Joint | Arm::Subagent | Arm::Base => self.learn_reward(desk.report)?,
+            };
+            let reward = lesson.reward.map_or_else(String::new, |reward| format!("reward {reward:.2}"));
+            self.take(lesson, share)?;
+            self.spent.cost.seconds += begun.elapsed().as_secs_f64();
+            desk.step((share * 100.0) as u64, 100, reward)?;
+        }
+    }
+
+    /// A step along the gradient of what a lesson says; the rate rises over three steps and falls to 0 with what is left of the allowance.
+    fn take(&mut self, lesson: Lesson, share: f64) -> Result<(), LabError> {
+        let rise = ((self.step + 1) as f64 / WARMUP).min(1.0);
+        self.step += 1;
+        if lesson.rows.is_empty() {
+            return Ok(());
+        }
+        let mut jobs = [Job { learner: &mut self.learner, rows: &lesson.rows, loss: lesson.loss }];
+        let stats = forward_backward(&self.base.model, &mut jobs, self.base.limits)?.remove(0);
+        let schedule = Schedule { warmup: 0, decay: Decay::Constant };
+        let lr = self.config.lr * rise * (1.0 - share);
+        optim_step(&mut self.learner, &AdamW { lr, schedule, ..AdamW::default() })?;
+        let (tokens, scored) = (stats.tokens as u64, stats.loss_tokens as u64);
+        let flops = training_flops(self.base.spec(), self.learner.theta().len(), tokens, scored);
+        self.spent.cost += Cost::of(Purpose::Trained, tokens, flops);
+        Ok(())
+    }
+
+    /// This step's items: as many, whoever learns; those who learn all environments take them in turn.
+    fn items(&self) -> Result<Vec<(usize, Item)>, LabError> {
+        let draw = |place: usize| {
+            let count = self.step * self.config.items + place;
+            let (env, index) = (count % self.envs.len(), count / self.envs.len());
+            let seed = Seed::new(self.point.seed).purpose("artifact items");
+            let item = envs::item(&*self.envs[env], &Query::new(Split::Train, 1), seed, index as u64);
+            Ok((env, item.map_err(|error| LabError::Cell(error.to_string()))?))
+        };
+        (0..self.config.items).map(draw).collect()
+    }
+
+    /// Samples of this step's items, with the environment that each group is of.
+    fn sample(&mut self, report: &mut dyn Report) -> Result<Vec<(usize, Vec<Episode>)>, LabError> {
+        let items = self.items()?;
+        let adapter = Some(self.active());
+        let envs: Vec<usize> = items.iter().map(|(env, _)| *env).collect();
+        let places: Vec<Place<'_>> =
+            items.iter().map(|(env, item)| Place { env: &*self.envs[*env], item, adapter: adapter.clone() }).collect();
+        let rollouts = Play {
+            places: &places,
+            samples: self.config.samples,
+            temperature: self.config.temperature,
+            seed: Seed::new(self.point.seed).purpose("rollouts").index(self.step as u64),
+            phase: Phase::Rollouts,
+        };
+        let groups = play(self.base, &rollouts, report)?;
+        let turns = || groups.iter().flatten().flat_map(|episode| &episode.turns);
+        let drawn: u64 = turns().map(|turn| turn.action.len() as u64).sum();
+        // A group reads its prompt once.
+        let read: u64 =
+            groups.iter().filter_map(|group| group.first()?.turns.first()).map(|t| t.prompt.len() as u64).sum();
+        self.spent.calls += groups.iter().map(|group| group.len() as u64).sum::<u64>();
+        self.spent.cost += Cost::of(Purpose::Decode, read + drawn, linear(self.base, &self.learner, read, drawn));
+        Ok(envs.into_iter().zip(groups).collect())
+    }
+
+    /// REINFORCE with a leave-one-out baseline on one's own samples.
+    fn learn_reward(&mut self, report: &mut dyn Report) -> Result<Lesson, LabError> {
+        let groups = self.sample(report)?;
+        let mut rows = Vec::new();
+        let (mut total, mut count) = (0.0, 0);
+        for (_, group) in &groups {
+            let rewards: Vec<f32> = group.iter().map(|episode| episode.reward).collect();
+            total += rewards.iter().map(|&reward| f64::from(reward)).sum::<f64>();
+            count += rewards.len();
+            let told = group.iter().zip(leave_one_out(&rewards)).filter(|(_, advantage)| *advantage != 0.0);
+            rows.extend(told.flat_map(|(episode, advantage)| {
+                let row = move |turn: &Turn| {
+                    TrainRow::sample(turn.prompt.clone(), turn.action.clone(), &turn.logprobs, advantage)
+                };
+                episode.turns.iter().map(row).collect::<Vec<_>>()
+            }));
+        }
+        if self.point.arm == Arm::Subagent {
+            self.episodes.extend(groups.into_iter().flat_map(|(_, group)| group));
+        }
+        Ok(Lesson { rows, loss: &loss::policy_gradient, reward: Some(total / f64::from(count.max(1) as u32)) })
+    }
+
+    /// One's own samples, each token worth what the teacher of its environment finds it more probable: the gradient of −KL(learner ‖ teacher).
+    fn learn_teachers(&mut self, teachers: &[Arc<ActiveAdapter>], report: &mut dyn Report) -> Result<Lesson, LabError> {
+        let groups = self.sample(report)?;
+        let (mut rows, mut total, mut count) = (Vec::new(), 0.0, 0);
+        for (env, group) in &groups {
+            let turns: Vec<&Turn> =
+                group.iter().flat_map(|episode| &episode.turns).filter(|turn| !turn.action.is_empty()).collect();
+            let sequences: Vec<(&[u32], &[u32])> =
+                turns.iter().map(|turn| (&turn.prompt[..], &turn.action[..])).collect();
+            let known = score(&self.base.model, Some(teachers[*env].adapter()), &sequences, self.base.limits)?;
+            for (turn, teacher) in turns.iter().zip(known) {
+                let labels = turn.logprobs.iter().zip(&teacher).map(|(&own, &teacher)| Label {
+                    weight: 1.0,
+                    advantage: teacher - own,
+                    sampled: Some(own),
+                    ..Label::default()
+                });
+                rows.push(TrainRow {
+                    labels: labels.collect(),
+                    prompt: turn.prompt.clone(),
+                    completion: turn.action.clone(),
+                });
+            }
+            total += group.iter().map(|episode| f64::from(episode.reward)).sum::<f64>();
+            count += group.len();
+            let drawn: u64 = turns.iter().map(|turn| turn.action.len() as u64).sum();
+            let read = turns.first().map_or(0, |turn| turn.prompt.len() as u64);
+            self.spent.cost += Cost::of(Purpose::Teacher, read + drawn, linear(self.base, &self.learner, read, drawn));
+        }
+        Ok(Lesson { rows, loss: &loss::policy_gradient, reward: Some(total / f64::from(count.max(1) as u32)) })
+    }
+
+    /// As many traces a step as others sample, in shuffled passes.
+    fn learn_traces(&mut self, traces: &[&Episode], wanted: impl Fn(&Episode) -> bool) -> Result<Lesson, LabError> {
+        let traces: Vec<&&Episode> = traces.iter().filter(|episode| wanted(episode)).collect();
+        if traces.is_empty() {
+            return Err(LabError::Cell("no trace is a success, so there is nothing to learn from".to_owned()));
+        }
+        let batch = self.config.items * self.config.samples as usize;
+        let row = |place: usize| {
+            let count = self.step * batch + place;
+            let (pass, at) = (count / traces.len(), count % traces.len());
+            let mut order: Vec<usize> = (0..traces.len()).collect();
+            Seed::new(self.point.seed).purpose("traces").index(pass as u64).rng().shuffle(&mut order);
+            let turns = &traces[order[at]].turns;
+            turns.iter().map(|turn| TrainRow::answer(turn.prompt.clone(), turn.action.clone())).collect::<Vec<_>>()
+        };
+        Ok(Lesson { rows: (0..batch).flat_map(row).collect(), loss: &loss::nll, reward: None })
+    }
+
+    /// Puts down what others learn from.
+    fn leave(&self, desk: &Desk<'_>) -> Result<(), LabError> {
+        let legacy = Legacy {
+            episodes: self.episodes.clone(),
+            theta: self.learner.theta().to_vec(),
+            flops: self.spent.cost.total_flops(),
+            calls: self.spent.calls,
+        };
+        let path = path(desk, self.point.seed, self.point.env.as_deref().unwrap_or_default());
+        let bytes = serde_json::to_vec(&legacy).expect("a legacy is plain data");
+        crate::common::write_atomic(&path, &bytes).map_err(|error| LabError::File { path, what: error.to_string() })
+    }
+}
+
+fn path(desk: &Desk<'_>, seed: u64, env: &str) -> PathBuf {
+    desk.shared.join(format!("{env}-{seed}.json"))
+}
+
+fn read(desk: &Desk<'_>, seed: u64, env: &str) -> Result<Legacy, LabError> {
+    let path = path(desk, seed, env);
+    let fault = |what: String| LabError::File { path: path.clone(), what };
+    let bytes = fs::read(&path).map_err(|error| fault(format!("what the subagent left is not there ({error})")))?;
+    serde_json::from_slice(&bytes).map_err(|error| fault(error.to_string()))
+}
+
+/// Operations of reading and drawing in rows of some forty tokens: attention, a hundredth of them, is left out as in training.
+fn linear(base: &Base, learner: &Learner, read: u64, drawn: u64) -> f64 {
+    let (spec, adapter) = (base.spec(), learner.theta().len());
+    let (one, head) = (forward_flops(spec, adapter, 1, 0), forward_flops(spec, adapter, 0, 1));
+    one * read as f64 + head * drawn as f64
+}

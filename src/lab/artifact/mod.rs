@@ -1,0 +1,186 @@
+//! The experiment `artifact`: what is worth keeping of a subagent, its own adapter or its traces? Never knows how adapters are trained or
+//! judged in detail.
+//!
+//! One adapter for each environment, learned from reward, stands against one adapter for all of them that learns from the subagents' traces
+//! (all, or the successes alone), by on-policy distillation from the subagents, or from reward itself. Who learns all environments has as
+//! many calls of environments and as many operations as all subagents together; traces are the subagents' own, so their calls are the same.
+
+mod arms;
+mod judge;
+mod report;
+
+use super::{Cell, Desk, Experiment, LabError, Plan, Run, Size, parse_config};
+use crate::report::Page;
+use serde::{Deserialize, Serialize};
+
+/// The experiment.
+pub struct Artifact;
+
+/// Its settings.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    model: String,
+    environments: Vec<String>,
+    /// Environments that nobody trains in.
+    bystanders: Vec<String>,
+    seeds: Vec<u64>,
+    steps: usize,
+    items: usize,
+    samples: u64,
+    temperature: f32,
+    lr: f64,
+    rank: usize,
+    checkpoints: usize,
+    validation_items: usize,
+    test_items: usize,
+    text_tokens: usize,
+}
+
+/// Who learns, and from what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Arm {
+    /// Nobody: the base as it is.
+    Base,
+    /// One adapter for one environment, from its own rewards.
+    Subagent,
+    /// One for all, supervised on everything that the subagents sampled.
+    Traces,
+    /// The same on what was right of it.
+    Successes,
+    /// One for all, whose own samples the subagents score token by token.
+    Distillation,
+    /// One for all, from its own rewards.
+    Joint,
+}
+
+impl Arm {
+    /// Those that learn all environments in one adapter.
+    const ONE_FOR_ALL: [Self; 4] = [Self::Traces, Self::Successes, Self::Distillation, Self::Joint];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::Subagent => "subagent",
+            Self::Traces => "traces",
+            Self::Successes => "successes",
+            Self::Distillation => "distillation",
+            Self::Joint => "joint",
+        }
+    }
+}
+
+/// A point of the grid.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Point {
+    seed: u64,
+    arm: Arm,
+    /// Of a subagent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    env: Option<String>,
+}
+
+impl Experiment for Artifact {
+    fn name(&self) -> &'static str {
+        "artifact"
+    }
+
+    fn summary(&self) -> &'static str {
+        "a subagent's own adapter, or one model trained on its traces?"
+    }
+
+    fn config(&self, size: Size) -> &'static str {
+        match size {
+            Size::Quick => include_str!("quick.toml"),
+            Size::Full => include_str!("full.toml"),
+        }
+    }
+
+    fn plan(&self, config: &str) -> Result<Plan, LabError> {
+        let config = Config::read(config)?;
+        let n = config.environments.len() as f64;
+        let mut cells = Vec::new();
+        for &seed in &config.seeds {
+            let point = |arm, env| Cell::of(&Point { seed, arm, env });
+            if seed == config.seeds[0] {
+                cells.push((point(Arm::Base, None), 0.5));
+            }
+            cells.extend(config.environments.iter().map(|env| (point(Arm::Subagent, Some(env.clone())), 1.0)));
+            cells.extend(Arm::ONE_FOR_ALL.map(|arm| (point(arm, None), n)));
+        }
+        Ok(Plan { cells, seeds: config.seeds, model: Some(config.model) })
+    }
+
+    fn measure(&self, config: &str, cell: &Cell, desk: &mut Desk<'_>) -> Result<(), LabError> {
+        arms::measure(&Config::read(config)?, &cell.read()?, desk)
+    }
+
+    fn report(&self, runs: &[Run], page: &mut Page) {
+        report::report(runs, page);
+    }
+}
+
+impl Config {
+    fn read(text: &str) -> Result<Self, LabError> {
+        let config: Self = parse_config(text)?;
+        let wrong = |what: &str| Err(LabError::Config(what.to_owned()));
+        let counts = [config.steps, config.items, config.rank, config.checkpoints, config.test_items];
+        if config.environments.is_empty() || config.seeds.is_empty() {
+            return wrong("environments and seeds name at least one each");
+        }
+        if counts.contains(&0) || config.validation_items == 0 || config.text_tokens < 2 {
+            return wrong(
+                "steps, items, rank, checkpoints and numbers of items are at least 1, text_tokens at least 2",
+            );
+        }
+        if config.samples < 2 {
+            return wrong("samples: at least 2, for a reward is compared with those of the other samples");
+        }
+        let mut names: Vec<&String> = config.environments.iter().chain(&config.bystanders).collect();
+        names.sort();
+        names.dedup();
+        if names.len() < config.environments.len() + config.bystanders.len() {
+            return wrong("every environment is named once, to be learned or to stand by");
+        }
+        for name in names {
+            crate::envs::find(name).map_err(|error| LabError::Config(error.to_string()))?;
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sizes_are_plans_whose_traces_come_before_who_learns_from_them() {
+        for size in [Size::Quick, Size::Full] {
+            let plan = Artifact.plan(Artifact.config(size)).unwrap();
+            let points: Vec<Point> = plan.cells.iter().map(|(cell, _)| cell.read().unwrap()).collect();
+            for (at, point) in points.iter().enumerate().filter(|(_, point)| Arm::ONE_FOR_ALL.contains(&point.arm)) {
+                let before = points[..at].iter().filter(|p| p.arm == Arm::Subagent && p.seed == point.seed).count();
+                assert_eq!(before, Config::read(Artifact.config(size)).unwrap().environments.len());
+            }
+        }
+        let full = Config::read(Artifact.config(Size::Full)).unwrap();
+        assert!(full.environments.len() >= 4 && full.seeds.len() >= 5);
+    }
+
+    #[test]
+    fn a_configuration_that_is_none_is_refused_with_what_would_be_right() {
+        let quick = Artifact.config(Size::Quick);
+        for (from, to, what) in [
+            ("samples = 8", "samples = 1", "at least 2"),
+            ("\"capitals\"", "\"json\"", "named once"),
+            ("\"capitals\"", "\"capitlas\"", "did you mean"),
+            ("rank = 8", "rank = 0", "at least 1"),
+            ("rank = 8", "rnak = 8", "rnak"),
+            ("seeds = [0]", "seeds = []", "at least one"),
+        ] {
+            let error = Artifact.plan(&quick.replace(from, to)).err().expect(to).to_string();
+            assert!(error.contains(what), "{to}: {error}");
+        }
+    }
+}
