@@ -9,7 +9,7 @@ use crate::lab::{
     Cost, LabError, Purpose,
     synthetic::{
         Context, Form, Item, Question, Reader,
-        symbols::{BEGIN, FIND, GET, HOP, KEYS, MAX, TWICE, WHO, is_value},
+        symbols::{BEGIN, FIND, GET, HOP, KEYS, MARK, MAX, TWICE, WHO, is_value},
         tokens,
         work::cache_bytes,
     },
@@ -299,8 +299,8 @@ fn stated([a, b, asked]: [u32; 3], answer: u32) -> Vec<Item> {
         FIND => vec![[b, a, answer]],
         WHO => vec![[answer, b, a]],
         MAX => vec![[a, a, answer]],
-        // The key is not known any more: one that occurs twice stands for it.
-        TWICE => vec![[0, 0, answer]; 2],
+        // The key is not known any more: one that no item has, twice, stands for it.
+        TWICE => vec![[MARK, MARK, answer]; 2],
         _ => Vec::new(),
     }
 }

@@ -72,7 +72,7 @@ fn write(reader: &Reader, part: &[Item], notes: &[Item]) -> Result<(Vec<Item>, u
         if is_value(here) && new {
             match *question {
                 [a, _, MAX] => told.push([a, a, here]),
-                [_, _, TWICE] => told.extend([[0, 0, here]; 2]),
+                [_, _, TWICE] => told.extend([[MARK, MARK, here]; 2]),
                 [a, b, _] => told.push([a, b, here]),
             }
         }

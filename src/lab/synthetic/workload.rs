@@ -1,7 +1,7 @@
 //! Contexts of N items with questions about them, as functions of a seed, and a check of the answers that knows only the items. Never sees
 //! models.
 
-use super::symbols::{ANY, BEGIN, FIND, GET, HOP, KEYS, LINK, MARK, MAX, TWICE, VALUES, WHO, is_value, value};
+use super::symbols::{ANY, BEGIN, FIND, GET, HOP, KEYS, LINK, MARK, MAX, TWICE, VALUES, WHO, value};
 use crate::common::{Rng, Seed};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
@@ -249,7 +249,7 @@ const OTHER_FORMS_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::symbols::is_value, *};
     use crate::common::Digest;
 
     #[test]
