@@ -1,6 +1,6 @@
 //! What an experiment is, and which there are. A new one is a type that implements [`Experiment`] and a line in [`experiments`].
 
-use super::{Artifact, Cell, Desk, LabError, Run};
+use super::{Artifact, Cell, Desk, LabError, Run, attention::AttentionVsCompression, bandwidth::Bandwidth};
 use crate::report::Page;
 use serde::de::DeserializeOwned;
 
@@ -63,7 +63,7 @@ pub trait Experiment: Sync {
 
 /// All experiments, in the order in which they are listed.
 pub fn experiments() -> &'static [&'static dyn Experiment] {
-    &[&Artifact]
+    &[&AttentionVsCompression, &Bandwidth, &Artifact]
 }
 
 /// The experiment of that name.

@@ -9,13 +9,15 @@
 //!   manifest.json         configuration with its digest, seeds, model and tokenizer, machine, version
 //!   measurements.jsonl    a line a measurement as it is taken, and one when its cell is finished or has failed
 //!   shared/               what cells make for later cells (a base that all arms share)
-//!   report/               index.html, a plot each as SVG and PNG, measurements.csv and .parquet
+//!   report/               index.html, a plot each as SVG, measurements.csv
 //! ```
 //!
 //! Running the same configuration again goes on where it stopped: finished cells are skipped, and what an unfinished cell had
 //! measured is measured again.
 
 mod artifact;
+pub mod attention;
+pub mod bandwidth;
 mod cell;
 mod cost;
 mod error;
@@ -25,6 +27,8 @@ mod manifest;
 mod records;
 mod report;
 mod run;
+pub mod stats;
+pub mod synthetic;
 
 pub use artifact::Artifact;
 pub use cell::{Cell, Desk, Told};

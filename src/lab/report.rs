@@ -6,7 +6,9 @@ use crate::{
     common::write_atomic,
     report::{Page, Table},
 };
+use serde_json::Value;
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -29,9 +31,64 @@ pub fn report(folders: &[PathBuf], out: Option<&Path>) -> Result<PathBuf, LabErr
     caution(&runs, &mut page);
     experiment.report(&runs, &mut page);
     again(&runs, &mut page);
+    for (i, figure) in page.figures().iter().enumerate() {
+        let path = out.join(format!("figure-{:02}.svg", i + 1));
+        write_atomic(&path, figure.as_bytes()).map_err(LabError::file(&path))?;
+    }
+    let path = out.join("measurements.csv");
+    write_atomic(&path, csv(&runs).as_bytes()).map_err(LabError::file(&path))?;
     let path = out.join("index.html");
     write_atomic(&path, page.finish().as_bytes()).map_err(LabError::file(&path))?;
     Ok(path)
+}
+
+/// A row a measurement: run, cell, values and cost, each name once in the head. What is nested has its names joined by dots.
+fn csv(runs: &[Run]) -> String {
+    let mut head: Vec<String> = Vec::new();
+    let mut rows: Vec<BTreeMap<String, String>> = Vec::new();
+    for run in runs {
+        for measurement in run.measurements() {
+            let mut row = BTreeMap::new();
+            let name = run.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let cost = serde_json::to_value(&measurement.cost).expect("a cost is plain data");
+            let parts = [
+                ("run", Value::String(name)),
+                ("cell", Value::Object(measurement.cell.parameters().clone())),
+                ("found", Value::Object(measurement.values.clone())),
+                ("cost", cost),
+            ];
+            parts.iter().for_each(|(name, value)| flatten(name, value, &mut head, &mut row));
+            rows.push(row);
+        }
+    }
+    let quoted = |text: &str| {
+        if text.contains(['"', ',', '\n']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+    };
+    let line = |cells: &mut dyn Iterator<Item = String>| cells.collect::<Vec<_>>().join(",") + "\n";
+    let mut text = line(&mut head.iter().map(|name| quoted(name)));
+    for row in rows {
+        text += &line(&mut head.iter().map(|name| row.get(name).map(|value| quoted(value)).unwrap_or_default()));
+    }
+    text
+}
+
+fn flatten(name: &str, value: &Value, head: &mut Vec<String>, row: &mut BTreeMap<String, String>) {
+    let mut inner = |key: &str, value: &Value| flatten(&format!("{name}.{key}"), value, head, row);
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, value)| inner(key, value)),
+        Value::Array(items) => items.iter().enumerate().for_each(|(i, value)| inner(&i.to_string(), value)),
+        leaf => {
+            let text = match leaf {
+                Value::String(text) => text.clone(),
+                Value::Null => String::new(),
+                other => other.to_string(),
+            };
+            if !head.iter().any(|known| known == name) {
+                head.push(name.to_owned());
+            }
+            row.insert(name.to_owned(), text);
+        }
+    }
 }
 
 /// What the figures may be taken for.

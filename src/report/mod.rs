@@ -14,10 +14,12 @@
 mod flow;
 mod heat;
 mod lines;
+mod loglog;
 mod page;
 mod svg;
 
 pub use flow::{Flow, Stream};
 pub use heat::Heat;
 pub use lines::{Bars, Line, Lines};
+pub use loglog::{Curve, LogLog};
 pub use page::{Drawing, Page, Table, escape};

@@ -52,12 +52,13 @@ pub struct Table<'a> {
 pub struct Page {
     title: String,
     body: String,
+    figures: Vec<String>,
 }
 
 impl Page {
     /// An empty page.
     pub fn new(title: &str) -> Self {
-        Self { title: escape(title), body: String::new() }
+        Self { title: escape(title), body: String::new(), figures: Vec::new() }
     }
 
     /// A section's heading.
@@ -94,18 +95,37 @@ impl Page {
 
     /// A drawing with what it shows in words.
     pub fn figure(&mut self, drawing: &impl Drawing, caption: &str) {
-        writeln!(self.body, "<figure>{}<figcaption>{}</figcaption></figure>", drawing.svg(), escape(caption))
+        let svg = drawing.svg();
+        writeln!(self.body, "<figure>{svg}<figcaption>{}</figcaption></figure>", escape(caption))
             .expect("memory does not fail");
+        self.figures.push(alone(&svg));
+    }
+
+    /// Every figure so far as a file of its own.
+    pub fn figures(&self) -> &[String] {
+        &self.figures
     }
 
     /// The whole page.
     pub fn finish(self) -> String {
-        let Self { title, body } = self;
+        let Self { title, body, .. } = self;
         format!(
             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
              <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n<title>{title}</title>\n\
              <style>\n{STYLE}\n</style></head><body>\n<h1>{title}</h1>\n{body}<script>\n{SCRIPT}\n</script></body></html>\n"
         )
+    }
+}
+
+/// A drawing that needs no page around it: with a name space, a white ground and the page's light colours.
+fn alone(svg: &str) -> String {
+    const LIGHT: &str = "<style>text{fill:#1b1f24;font:12px system-ui,'DejaVu Sans',sans-serif}.soft{fill:#5d6670}\
+.axis{stroke:#d5dae0}</style><rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>";
+    match svg.split_once('>') {
+        Some((head, body)) => {
+            format!("{} xmlns=\"http://www.w3.org/2000/svg\"{}>{LIGHT}{body}\n", &head[..4], &head[4..])
+        }
+        None => svg.to_owned(),
     }
 }
 
