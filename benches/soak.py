@@ -39,9 +39,10 @@ def arguments():
 class Soak:
     def __init__(self, args):
         self.args, self.over = args, threading.Event()
-        self.server = local.Server(
-            args.binary, ["--parallel", args.streams, "--learners", args.learners], args.models
-        )
+        # Room for what is current and some more: replaced generations stay until room is needed, so memory is flat only once it is full.
+        adapters_mib = -(-(args.streams + 16) * local.parameters(args.rank) * 6 // (1 << 20))
+        options = ["--parallel", args.streams, "--learners", args.learners, "--adapter-memory", adapters_mib]
+        self.server = local.Server(args.binary, options, args.models)
         self.lock, self.problems, self.memory, self.first = threading.Lock(), [], [], []
         self.answers = self.tokens = self.reloads = self.moved = 0
         self.jobs = {}
@@ -83,7 +84,7 @@ class Soak:
         response = connection.getresponse()
         if response.status != 200:
             raise RuntimeError(f"{response.status}: {response.read(500)!r}")
-        generations, after, done, usage = set(), None, False, None
+        generations, after, first, done, usage = set(), None, None, False, None
         for line in response:
             if line.startswith(b"data: {"):
                 chunk = json.loads(line[6:])
@@ -91,6 +92,7 @@ class Soak:
                     raise RuntimeError(chunk["error"]["message"])
                 if after is None:
                     after = self.current(name)
+                if first is None and any(choice["delta"].get("content") for choice in chunk["choices"]):
                     first = time.perf_counter() - start
                 generations.add(chunk["generation"])
                 usage = chunk["usage"] or usage
@@ -104,7 +106,7 @@ class Soak:
         with self.lock:
             self.answers += 1
             self.tokens += usage["completion_tokens"]
-            self.first.append(first)
+            self.first += [first] if first is not None else []
             self.moved += before != after
 
     def reload(self):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What compare.py measures socius against, made in DIR from packages of known versions: peft on PyTorch, and llama.cpp's bench
-# programs, built here for this machine's instruction set. About 7 GB of disk; some twenty minutes on two cores, most of them the
-# build. Needs python3 with venv, a C++ compiler and unzip. What is there already is left alone.
+# What compare.py and benches/serve.py measure socius against, made in DIR from packages of known versions: peft on PyTorch, and
+# llama.cpp's bench programs and server, built here for this machine's instruction set. About 7 GB of disk; some twenty minutes on
+# two cores, most of them the build. Needs python3 with venv, a C++ compiler and unzip. What is there already is left alone.
 set -euo pipefail
 [ $# = 1 ] || { echo "usage: benches/compare/setup.sh DIR" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
@@ -26,13 +26,17 @@ echo "$SHA256  $GGUF" | sha256sum -c --quiet
 [ -f models/smollm2-hf/model.safetensors ] || python "$here/dequantise.py" "$GGUF" models/smollm2-hf
 
 # llama.cpp comes as the source that its Python bindings are built from.
-if [ ! -x llama-bench ] || [ ! -x llama-batched-bench ]; then
+programs="llama-bench llama-batched-bench llama-server"
+missing=
+for program in $programs; do [ -x "$program" ] || missing=1; done
+if [ -n "$missing" ]; then
   version=0.3.36
   pip download -q --no-deps --no-build-isolation --no-binary llama-cpp-python -d dl "llama-cpp-python==$version"
   tar xzf "dl/llama_cpp_python-$version.tar.gz"
   cmake -G Ninja -S "llama_cpp_python-$version/vendor/llama.cpp" -B build -DCMAKE_BUILD_TYPE=Release \
     -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF -DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF > build.log
-  cmake --build build --target llama-bench llama-batched-bench >> build.log
-  cp build/bin/llama-bench build/bin/llama-batched-bench .
+  # shellcheck disable=SC2086
+  cmake --build build --target $programs >> build.log
+  for program in $programs; do cp "build/bin/$program" .; done
 fi
 echo "ready: benches/compare/compare.py --peers $PWD"

@@ -27,6 +27,7 @@ command = [
     "--phases=coverage,fuzzing",
     f"--max-examples={CASES}",
     "--seed=1",
+    "--wait-for-schema=60",
     "--workers=4",
     "--continue-on-failure",
     "--warnings=off",
