@@ -7,13 +7,16 @@
 //! A row's sums over the vocabulary V run in sixteen lanes, then by halves. With logits within δ and u = 2⁻²⁴,
 //! `|logsumexp − exact| ≤ δ + (V/16 + 8)u + 2⁻²¹ + 2u·max|z|`, a logprob adds δ, and H is within the spread of z times that.
 
-use crate::linear::{self, Output, PackedLinear, Write};
+use crate::linear::{self, Output, PackedLinear, WeightGradient, Write};
 use crate::scratch;
 use crate::simd::{self, Kernel, LANES, Simd, Variant};
 use rayon::prelude::*;
 
 /// Rows whose logits are held at once: 64 × 49,152 × 4 B = 12.6 MB for SmolLM2, read back from the last-level cache.
 const CHUNK: usize = 64;
+/// Logits that a chunk of more rows may have: 1 MB, so that a small vocabulary does not wake the threads every few microseconds. In
+/// tests few rows make several chunks.
+const CHUNK_VALUES: usize = if cfg!(test) { 0 } else { 1 << 18 };
 
 /// Something scored after a row: a distribution over tokens (one token of weight 1, as a rule).
 #[derive(Clone, Copy, Debug)]
@@ -73,13 +76,15 @@ pub fn scores(
     scores
 }
 
-/// Sets `d_hidden`, `[rows, width]`, to the gradient of `Σ c · score + e · entropy`.
+/// Sets `d_hidden`, `[rows, width]`, to the gradient of `Σ c · score + e · entropy`, and adds that of the head to `d_head`, `[vocab,
+/// width]`, if it learns.
 pub fn backward(
     head: &PackedLinear,
     hidden: &[f32],
     targets: &[Target<'_>],
     coefficients: Coefficients<'_>,
     d_hidden: &mut [f32],
+    mut d_head: Option<&mut [f32]>,
 ) {
     assert_eq!(hidden.len(), d_hidden.len(), "a gradient for each row");
     assert_eq!(targets.len(), coefficients.logprobs.len(), "a coefficient for each target");
@@ -99,6 +104,10 @@ pub fn backward(
         done += targets.len();
         let d = &mut d_hidden[first * width..(first + rows) * width];
         linear::backward_input(&[(head, logits)], rows, d, Write::Set);
+        if let Some(into) = d_head.as_deref_mut() {
+            let x = &hidden[first * width..(first + rows) * width];
+            linear::add_weight_gradients(rows, &mut [WeightGradient { x, dy: logits, into }]);
+        }
     });
 }
 
@@ -115,8 +124,9 @@ fn chunks(
     assert!(targets.windows(2).all(|pair| pair[0].row <= pair[1].row), "targets come in the order of rows");
     assert!(targets.last().is_none_or(|target| target.row < rows), "targets are of {rows} rows");
     let mut rest = targets;
-    for first in (0..rows).step_by(CHUNK) {
-        let count = CHUNK.min(rows - first);
+    let chunk = CHUNK.max(CHUNK_VALUES / vocab.max(1));
+    for first in (0..rows).step_by(chunk) {
+        let count = chunk.min(rows - first);
         let (own, later) = rest.split_at(rest.partition_point(|target| target.row < first + count));
         rest = later;
         let own: Vec<_> = own.iter().map(|target| Target { row: target.row - first, ..*target }).collect();
@@ -332,7 +342,7 @@ mod tests {
         let (mut beside, mut apart) = (vec![f32::NAN; hidden.len()], vec![f32::NAN; hidden.len()]);
         let found = scores(&head, &hidden, &targets, Some(&mut beside));
         let coefficients = Coefficients { logprobs: &[1.0; ROWS], entropies: None };
-        backward(&head, &hidden, &targets, coefficients, &mut apart);
+        backward(&head, &hidden, &targets, coefficients, &mut apart, None);
         assert_eq!(found, scores(&head, &hidden, &targets, None));
         assert_same_bits(&beside, &apart, format_args!("gradient"));
     }
@@ -350,15 +360,16 @@ mod tests {
         let coefficients = Coefficients { logprobs: &c, entropies: Some(&e) };
         let run = |threads| {
             on_threads(threads, || {
-                let mut d = vec![f32::NAN; hidden.len()];
-                backward(&head, &hidden, &targets, coefficients, &mut d);
-                (scores(&head, &hidden, &targets, None), d)
+                let (mut d, mut d_head) = (vec![f32::NAN; hidden.len()], vec![0.5; weight.len()]);
+                backward(&head, &hidden, &targets, coefficients, &mut d, Some(&mut d_head));
+                (scores(&head, &hidden, &targets, None), d, d_head)
             })
         };
-        let (found, d) = run(1);
-        let (found3, d3) = run(3);
+        let (found, d, d_head) = run(1);
+        let (found3, d3, d_head3) = run(3);
         assert_eq!(found, found3);
         assert_same_bits(&d, &d3, format_args!("gradient"));
+        assert_same_bits(&d_head, &d_head3, format_args!("gradient of the head"));
 
         let mut dz = vec![0.0; ROWS * VOCAB];
         for (i, target) in targets.iter().enumerate() {
@@ -382,6 +393,13 @@ mod tests {
             for k in 0..WIDTH {
                 let exact = (0..VOCAB).map(|v| dz[row * VOCAB + v] * f64::from(weight[v * WIDTH + k])).sum();
                 assert_within(d[row * WIDTH + k], exact, 1e-4, format_args!("d_hidden[{row}, {k}]"));
+            }
+        }
+        for v in 0..VOCAB {
+            for k in 0..WIDTH {
+                let term = |row: usize| dz[row * VOCAB + v] * f64::from(hidden[row * WIDTH + k]);
+                let exact = 0.5 + (0..ROWS).map(term).sum::<f64>();
+                assert_within(d_head[v * WIDTH + k], exact, 1e-4, format_args!("d_head[{v}, {k}]"));
             }
         }
     }

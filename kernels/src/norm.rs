@@ -1,8 +1,9 @@
-//! RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467) over rows: `y = w ∘ x / √(mean(x²) + ε)`; the weight is frozen.
+//! RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467) over rows: `y = w ∘ x / √(mean(x²) + ε)`.
 //!
 //! Sums run in sixteen lanes and then by halves, so error grows with n/16 + 4 additions: with u = 2⁻²⁴,
 //! `|y − exact| ≤ (n/16 + 12)·u·|y|`. Backward, with r the inverse root: `dx += r (w∘dy) − x r³/n Σ(w∘dy∘x)`, within
-//! `(n/8 + 32)·u·(r|w∘dy| + |x| r³/n Σ|w∘dy∘x|)`.
+//! `(n/8 + 32)·u·(r|w∘dy| + |x| r³/n Σ|w∘dy∘x|)`. Where the weight learns, `dw += Σ r dy∘x` over the rows in their order, on one thread (its columns
+//! are few): within `(n/16 + rows + 12)·u·(|dw₀| + Σ r|dy∘x|)`, and the same bits however the rows are cut into calls.
 
 use crate::elementwise;
 use crate::simd::{self, Kernel, LANES, Simd, Variant};
@@ -24,6 +25,16 @@ pub fn forward(norm: Norm<'_>, x: &[f32], y: &mut [f32]) {
 /// `dx += ∂norm(x)/∂x · dy`, all `[rows, width]`.
 pub fn backward(norm: Norm<'_>, x: &[f32], dy: &[f32], dx: &mut [f32]) {
     backward_as(simd::active(), norm, x, dy, dx);
+}
+
+/// `dw += Σ r dy∘x`: adds to the gradient of the norm's own weight, `[width]`, over the rows of `x` and `dy`, `[rows, width]`.
+pub fn add_gain_gradient(norm: Norm<'_>, x: &[f32], dy: &[f32], into: &mut [f32]) {
+    add_gain_gradient_as(simd::active(), norm, x, dy, into);
+}
+
+fn add_gain_gradient_as(variant: Variant, norm: Norm<'_>, x: &[f32], dy: &[f32], into: &mut [f32]) {
+    assert!(x.len() == dy.len() && into.len() == norm.weight.len(), "a gradient for each input and each weight");
+    simd::run(variant, Gain { norm, x, dy, into });
 }
 
 fn forward_as(variant: Variant, norm: Norm<'_>, x: &[f32], y: &mut [f32]) {
@@ -111,6 +122,32 @@ impl Kernel for Backward<'_> {
     }
 }
 
+struct Gain<'a> {
+    norm: Norm<'a>,
+    x: &'a [f32],
+    dy: &'a [f32],
+    into: &'a mut [f32],
+}
+
+impl Kernel for Gain<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let width = self.into.len();
+        for (x, dy) in self.x.chunks_exact(width).zip(self.dy.chunks_exact(width)) {
+            // SAFETY: accesses stay inside rows of `width`.
+            unsafe {
+                let r = S::splat(inverse_root::<S>(x, self.norm.eps));
+                for at in (0..width).step_by(LANES) {
+                    let n = LANES.min(width - at);
+                    let load = |of: &[f32]| S::load_n(of.as_ptr().add(at), n);
+                    let sum = S::fma(S::mul(load(dy), r), load(x), load(self.into));
+                    S::store_n(self.into.as_mut_ptr().add(at), sum, n);
+                }
+            }
+        }
+    }
+}
+
 /// `1 / √(mean(x²) + ε)`.
 #[inline(always)]
 unsafe fn inverse_root<S: Simd>(x: &[f32], eps: f32) -> f32 {
@@ -161,6 +198,34 @@ mod tests {
                         let size = through.abs() + wide(&x, i).abs() * r.powi(3) / n * size + wide(&old, i).abs();
                         assert_within(dx[at(i)], exact, (n / 8.0 + 32.0) * u * size, format_args!("{variant:?} dx"));
                     }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_gains_gradient_is_that_of_f64_and_the_same_bits_in_two_calls() {
+        for (rows, width) in [(1, 1), (5, 33), (90, 70)] {
+            let mut values = Values::new(width as u64);
+            let [weight, old] = [(); 2].map(|()| values.take(width));
+            let [x, dy] = [(); 2].map(|()| values.take(rows * width));
+            let norm = Norm { weight: &weight, eps: 1e-5 };
+            for &variant in variants() {
+                let (mut found, mut cut) = (old.clone(), old.clone());
+                add_gain_gradient_as(variant, norm, &x, &dy, &mut found);
+                let at = rows / 3 * width;
+                add_gain_gradient_as(variant, norm, &x[..at], &dy[..at], &mut cut);
+                add_gain_gradient_as(variant, norm, &x[at..], &dy[at..], &mut cut);
+                assert_same_bits(&cut, &found, format_args!("{variant:?} in two calls"));
+                for i in 0..width {
+                    let (mut exact, mut size) = (f64::from(old[i]), f64::from(old[i]).abs());
+                    for (x, dy) in x.chunks_exact(width).zip(dy.chunks_exact(width)) {
+                        let mean = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / width as f64;
+                        let term = f64::from(dy[i]) * f64::from(x[i]) / (mean + f64::from(1e-5f32)).sqrt();
+                        (exact, size) = (exact + term, size + term.abs());
+                    }
+                    let bound = (width as f64 / 16.0 + rows as f64 + 12.0) * 2f64.powi(-24) * size;
+                    assert_within(found[i], exact, bound, format_args!("{variant:?} [{i}] of {rows}"));
                 }
             }
         }

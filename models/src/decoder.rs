@@ -3,9 +3,9 @@
 
 use crate::half::{At, Halves, Pass};
 use crate::{
-    Adapter, Batch, HeadGradient, KvSequence, ModelError, Projection, Scores, Span, Spec, Target, TargetTokens,
+    Adapter, Batch, HeadGradient, KvSequence, ModelError, Scores, Span, Spec, Target, TargetTokens,
 };
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 /// A decoder of whatever form, as [`crate::Model`] holds it. Its methods are those of the model.
@@ -55,6 +55,22 @@ pub(crate) struct Decoder<H> {
     pause: Option<Arc<dyn Pause>>,
 }
 
+/// The weights that a pass runs on.
+enum Weights<'d, H> {
+    Base(&'d H),
+    Learned(Box<H>),
+}
+
+impl<H> Deref for Weights<'_, H> {
+    type Target = H;
+    fn deref(&self) -> &H {
+        match self {
+            Self::Base(halves) => halves,
+            Self::Learned(halves) => halves,
+        }
+    }
+}
+
 /// What one half kept for its backward pass.
 enum Saved<H: Halves> {
     Attention(H::Attention),
@@ -78,26 +94,41 @@ impl<H: Halves> Decoder<H> {
         self.pause.iter().for_each(|pause| pause.pause());
     }
 
-    fn pass<'a>(
-        &self,
+    fn pass<'d, 'a>(
+        &'d self,
         batch: &'a Batch,
         adapters: &'a [Adapter<'a>],
         recorded: Option<usize>,
-    ) -> Result<Pass<'a, H::Prepared>, ModelError> {
+    ) -> Result<(Weights<'d, H>, Pass<'a, H::Prepared>), ModelError> {
         assert!(batch.tokens().iter().all(|&token| (token as usize) < self.spec.vocab), "a token is in the vocabulary");
         assert!(
             batch.spans().iter().all(|span| span.adapter.is_none_or(|a| a < adapters.len())),
             "an adapter is listed"
         );
         assert!(adapters.iter().all(|a| a.theta.len() == a.layout.len()), "θ has its layout's length");
-        let prepared = self.halves.prepare(batch, adapters, recorded)?;
-        Ok(Pass { batch, adapters, segments: batch.segments(), prepared })
+        let whole = batch.spans().iter().filter_map(|span| span.adapter).find(|&a| adapters[a].layout.is_whole());
+        let weights = match whole {
+            None => Weights::Base(&*self.halves),
+            Some(learner) => {
+                let alone = batch.spans().iter().all(|span| span.adapter == Some(learner));
+                assert!(alone, "a learner of all weights has a pass to itself");
+                Weights::Learned(Box::new(self.halves.of_learner(&adapters[learner])?))
+            }
+        };
+        let prepared = weights.prepare(batch, adapters, recorded)?;
+        Ok((weights, Pass { batch, adapters, segments: batch.segments(), whole, prepared }))
+    }
+
+    /// The halves in `range`, in their order.
+    fn numbered(&self, range: Range<usize>) -> impl DoubleEndedIterator<Item = usize> + use<H> {
+        let has_mlp = self.spec.has_mlp();
+        range.filter(move |half| half % 2 == 0 || has_mlp)
     }
 
     /// The forward walk over all halves up to the end of `recorded`, keeping what those need to go back.
     fn walk(
         &self,
-        pass: &Pass<'_, H::Prepared>,
+        (halves, pass): (&H, &Pass<'_, H::Prepared>),
         recorded: Range<usize>,
         mut sequences: Option<&mut [&mut KvSequence]>,
     ) -> Result<Walked<H>, ModelError> {
@@ -110,20 +141,20 @@ impl<H: Halves> Decoder<H> {
             );
         }
         let mut saved = Vec::with_capacity(recorded.len());
-        let mut x = self.halves.embed(pass.batch.tokens())?;
-        for half in 0..recorded.end {
+        let mut x = halves.embed(pass.batch.tokens())?;
+        for half in self.numbered(0..recorded.end) {
             self.let_others_go();
             let at = At { layer: half / 2, pass };
             x = match (half % 2 == 0, recorded.contains(&half)) {
-                (true, false) => self.halves.attention(at, x, sequences.as_deref_mut())?,
-                (false, false) => self.halves.mlp(at, x)?,
+                (true, false) => halves.attention(at, x, sequences.as_deref_mut())?,
+                (false, false) => halves.mlp(at, x)?,
                 (true, true) => {
-                    let (y, kept) = self.halves.attention_recorded(at, x)?;
+                    let (y, kept) = halves.attention_recorded(at, x)?;
                     saved.push(Saved::Attention(kept));
                     y
                 }
                 (false, true) => {
-                    let (y, kept) = self.halves.mlp_recorded(at, x)?;
+                    let (y, kept) = halves.mlp_recorded(at, x)?;
                     saved.push(Saved::Mlp(kept));
                     y
                 }
@@ -132,24 +163,24 @@ impl<H: Halves> Decoder<H> {
         Ok(Walked { hidden: x, saved })
     }
 
-    /// The backward walk, from ∂loss/∂(last hidden state) down to the first recorded half.
+    /// The backward walk, from ∂loss/∂(last hidden state) down to the first recorded half, and to the embedding if that learns.
     fn walk_back(
         &self,
-        pass: &Pass<'_, H::Prepared>,
+        (halves, pass): (&H, &Pass<'_, H::Prepared>),
         saved: Vec<Saved<H>>,
         dy: H::Hidden,
         gradients: &mut [&mut [f32]],
     ) -> Result<(), ModelError> {
         let mut gradient = dy;
-        for (half, saved) in (0..2 * self.spec.layers).rev().zip(saved.into_iter().rev()) {
+        for (half, saved) in self.numbered(0..2 * self.spec.layers).rev().zip(saved.into_iter().rev()) {
             self.let_others_go();
             let at = At { layer: half / 2, pass };
             gradient = match saved {
-                Saved::Attention(saved) => self.halves.attention_backward(at, saved, gradient, gradients)?,
-                Saved::Mlp(saved) => self.halves.mlp_backward(at, saved, gradient, gradients)?,
+                Saved::Attention(saved) => halves.attention_backward(at, saved, gradient, gradients)?,
+                Saved::Mlp(saved) => halves.mlp_backward(at, saved, gradient, gradients)?,
             };
         }
-        Ok(())
+        if pass.whole.is_some() { halves.embed_backward(pass, &gradient, gradients) } else { Ok(()) }
     }
 
     fn check(&self, batch: &Batch, targets: &[Target]) {
@@ -167,13 +198,13 @@ impl<H: Halves> Decoder<H> {
     }
 }
 
-/// The first half with a site of any of `adapters`: nothing before it needs a gradient. Past the last half if there is none.
-fn first_site(spec: &Spec, adapters: &[Adapter<'_>]) -> usize {
-    let half = |site: crate::Site| {
-        let in_mlp = matches!(site.projection, Projection::Gate | Projection::Up | Projection::Down);
-        2 * site.layer + usize::from(in_mlp)
+/// The first half with parameters of any of `adapters`: nothing before it needs a gradient. Past the last half if there is none.
+fn first_learning(spec: &Spec, adapters: &[Adapter<'_>]) -> usize {
+    let half = |site: crate::Site| 2 * site.layer + usize::from(site.projection.in_mlp());
+    let first = |adapter: &Adapter<'_>| match adapter.layout.sites().first() {
+        Some(parameters) => Some(half(parameters.site)),
+        None => adapter.layout.is_whole().then_some(0),
     };
-    let first = |adapter: &Adapter<'_>| adapter.layout.sites().first().map(|parameters| half(parameters.site));
     adapters.iter().filter_map(first).min().unwrap_or(2 * spec.layers)
 }
 
@@ -199,41 +230,44 @@ impl<H: Halves + 'static> Decode for Decoder<H> {
             assert!(span.prefix.is_none(), "a served row's prefix is in its sequence, not in the batch");
             assert_eq!(span.position, sequence.len(), "a served row continues its sequence");
         }
-        let pass = self.pass(batch, adapters, None)?;
+        let (halves, pass) = self.pass(batch, adapters, None)?;
         let all = 2 * self.spec.layers;
-        let hidden = self.walk(&pass, all..all, Some(&mut *sequences))?.hidden;
+        let hidden = self.walk((&halves, &pass), all..all, Some(&mut *sequences))?.hidden;
         for (span, sequence) in batch.spans().iter().zip(sequences) {
             sequence.own += span.tokens.len();
         }
-        if wanted.is_empty() { Ok(Vec::new()) } else { self.halves.logits(&hidden, wanted) }
+        if wanted.is_empty() { Ok(Vec::new()) } else { halves.logits(&hidden, wanted) }
     }
 
     fn pooled(&self, batch: &Batch, layer: usize) -> Result<Vec<Vec<f32>>, ModelError> {
         assert!(layer <= self.spec.layers, "layer {layer} of {}", self.spec.layers);
         let segments = vec![(0..batch.tokens().len(), None)];
-        let pass = Pass { batch, adapters: &[], segments, prepared: self.halves.prepare(batch, &[], None)? };
-        let hidden = self.walk(&pass, 2 * layer..2 * layer, None)?.hidden;
+        let prepared = self.halves.prepare(batch, &[], None)?;
+        let pass = Pass { batch, adapters: &[], segments, whole: None, prepared };
+        let hidden = self.walk((&self.halves, &pass), 2 * layer..2 * layer, None)?.hidden;
         self.halves.means(&hidden, batch.spans())
     }
 
     fn observe(&self, batch: &Batch, see: &mut dyn FnMut(usize, bool, &[Vec<f32>])) -> Result<(), ModelError> {
-        let pass = self.pass(batch, &[], None)?;
+        let (_, pass) = self.pass(batch, &[], None)?;
         let mut x = self.halves.embed(batch.tokens())?;
         for layer in 0..self.spec.layers {
             let at = At { layer, pass: &pass };
             see(layer, true, &self.halves.normed(layer, true, &x)?);
             x = self.halves.attention(at, x, None)?;
-            see(layer, false, &self.halves.normed(layer, false, &x)?);
-            x = self.halves.mlp(at, x)?;
+            if self.spec.has_mlp() {
+                see(layer, false, &self.halves.normed(layer, false, &x)?);
+                x = self.halves.mlp(at, x)?;
+            }
         }
         Ok(())
     }
 
     fn score(&self, batch: &Batch, adapters: &[Adapter<'_>], targets: &[Target]) -> Result<Scores, ModelError> {
         self.check(batch, targets);
-        let pass = self.pass(batch, adapters, None)?;
+        let (halves, pass) = self.pass(batch, adapters, None)?;
         let all = 2 * self.spec.layers;
-        self.halves.scores(&self.walk(&pass, all..all, None)?.hidden, targets)
+        halves.scores(&self.walk((&halves, &pass), all..all, None)?.hidden, targets)
     }
 
     fn record<'m>(
@@ -242,15 +276,17 @@ impl<H: Halves + 'static> Decode for Decoder<H> {
         adapters: &'m [Adapter<'m>],
         bytes_max: usize,
     ) -> Result<Box<dyn Recorded + Send + 'm>, ModelError> {
-        let pass = self.pass(batch, adapters, Some(bytes_max))?;
-        let walked = self.walk(&pass, first_site(&self.spec, adapters)..2 * self.spec.layers, None)?;
-        Ok(Box::new(Tape { decoder: self, pass, walked, head: None }))
+        let (weights, pass) = self.pass(batch, adapters, Some(bytes_max))?;
+        let recorded = first_learning(&self.spec, adapters)..2 * self.spec.layers;
+        let walked = self.walk((&weights, &pass), recorded, None)?;
+        Ok(Box::new(Tape { decoder: self, weights, pass, walked, head: None }))
     }
 }
 
 /// A recorded pass in one form.
 struct Tape<'m, H: Halves> {
     decoder: &'m Decoder<H>,
+    weights: Weights<'m, H>,
     pass: Pass<'m, H::Prepared>,
     walked: Walked<H>,
     /// What was scored last, and what the head kept of it.
@@ -260,7 +296,7 @@ struct Tape<'m, H: Halves> {
 impl<H: Halves> Recorded for Tape<'_, H> {
     fn scores(&mut self, targets: &[Target]) -> Result<Scores, ModelError> {
         self.decoder.check(self.pass.batch, targets);
-        let (scores, saved) = self.decoder.halves.scores_recorded(&self.walked.hidden, targets)?;
+        let (scores, saved) = self.weights.scores_recorded(&self.pass, &self.walked.hidden, targets)?;
         self.head = Some((targets.to_vec(), saved));
         Ok(scores)
     }
@@ -271,14 +307,14 @@ impl<H: Halves> Recorded for Tape<'_, H> {
         gradient: HeadGradient<'_>,
         gradients: &mut [&mut [f32]],
     ) -> Result<(), ModelError> {
-        let Self { decoder, pass, walked, head } = *self;
+        let Self { decoder, weights, pass, walked, head } = *self;
         decoder.check(pass.batch, targets);
         assert_eq!(gradient.logprobs.len(), targets.len(), "one ∂loss/∂logprob a target");
         assert!(gradient.entropies.is_none_or(|g| g.len() == targets.len()), "one ∂loss/∂entropy a target");
-        let lengths = pass.adapters.iter().map(|adapter| adapter.layout.len());
+        let lengths = pass.adapters.iter().map(|adapter| adapter.layout.gradient_len());
         assert!(lengths.eq(gradients.iter().map(|g| g.len())), "one gradient an adapter, of its layout's length");
         let saved = head.filter(|(of, _)| of == targets).map(|(_, saved)| saved);
-        let dy = decoder.halves.head_backward(&walked.hidden, targets, saved, gradient)?;
-        decoder.walk_back(&pass, walked.saved, dy, gradients)
+        let dy = weights.head_backward(&pass, &walked.hidden, (targets, saved), gradient, gradients)?;
+        decoder.walk_back((&weights, &pass), walked.saved, dy, gradients)
     }
 }

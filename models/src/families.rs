@@ -134,6 +134,33 @@ fn gguf_module(slot: LayerSlot) -> &'static str {
     }
 }
 
+/// What `config.json` says of `spec`: the inverse of [`from_config`].
+///
+/// # Errors
+/// If the rotation is stretched: nothing that is saved was trained so.
+pub(crate) fn to_config(spec: &Spec) -> Result<Value, ModelError> {
+    if spec.rope_scaling != RopeScaling::None {
+        return Err(wrong("rope_scaling", "a stretched rotation cannot be saved".into()));
+    }
+    let Activation::Silu = spec.activation;
+    let mut config = serde_json::json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": spec.family, "hidden_act": "silu", "torch_dtype": "float32",
+        "rope_theta": spec.rope_theta, "tie_word_embeddings": spec.tied_head, CONFIG.norm_eps: spec.norm_eps,
+    });
+    let counts = [
+        (CONFIG.vocab, spec.vocab),
+        (CONFIG.hidden, spec.hidden),
+        (CONFIG.intermediate, spec.intermediate),
+        (CONFIG.layers, spec.layers),
+        (CONFIG.heads, spec.heads),
+        (CONFIG.kv_heads, spec.kv_heads),
+        (CONFIG.head_dim, spec.head_dim),
+        (CONFIG.context, spec.context_max),
+    ];
+    counts.into_iter().for_each(|(key, count)| config[key] = count.into());
+    Ok(config)
+}
+
 fn find(key: &str, name: Option<&str>) -> Result<&'static Family, ModelError> {
     let supported = || FAMILIES.iter().map(|family| family.name).collect::<Vec<_>>().join(", ");
     let name = name.ok_or_else(|| wrong(key, format!("is missing; supported families are: {}", supported())))?;
@@ -171,7 +198,8 @@ fn dense(family: &Family, names: &Names, keys: &Keys<'_>, rest: Rest) -> Result<
         family: family.name.into(),
         vocab: keys.count(names.vocab)?,
         hidden,
-        intermediate: keys.count(names.intermediate)?,
+        // 0 where layers are attention alone, as small models of our own have them.
+        intermediate: if keys.is_zero(names.intermediate) { 0 } else { keys.count(names.intermediate)? },
         layers: keys.count(names.layers)?,
         heads,
         kv_heads,
@@ -297,6 +325,10 @@ impl Keys<'_> {
         self.get(key, "an integer from 1 to 2097152", |value| {
             value.as_u64().filter(|n| (1..=Self::COUNT_MAX).contains(n)).map(|n| n as usize)
         })
+    }
+
+    fn is_zero(&self, key: &str) -> bool {
+        (self.lookup)(&format!("{}{key}", self.prefix)).is_some_and(|value| value.as_u64() == Some(0))
     }
 
     fn count(&self, key: &str) -> Result<usize, ModelError> {

@@ -215,7 +215,7 @@ impl Recording<'_> {
         rayon::scope(|_| self.tape.scores(targets))
     }
 
-    /// Adds ∂loss/∂θ of every adapter into `gradients[adapter]` (same layout as its θ). Each adapter's gradient is summed over
+    /// Adds ∂loss/∂θ of every adapter into `gradients[adapter]` (same layout as its θ, of [`Layout::gradient_len`] values). Each adapter's gradient is summed over
     /// its own tokens in packed order, so it is the same to the byte whatever rows of other adapters stand in the batch, and
     /// however its own rows are cut into consecutive batches.
     pub fn backward(

@@ -1,6 +1,6 @@
 //! An architecture as data. The decoder reads a [`Spec`] and nothing else about a model family.
 
-use crate::ModelError;
+use crate::{ModelError, Site};
 use candle_core::Tensor;
 use socius_kernels::quantised::Quantised;
 
@@ -45,9 +45,9 @@ pub struct Spec {
     pub vocab: usize,
     /// Width of the residual stream.
     pub hidden: usize,
-    /// Width of the MLP.
+    /// Width of the MLP; 0 where layers are attention alone.
     pub intermediate: usize,
-    /// Number of layers (each an attention half and an MLP half).
+    /// Number of layers (each an attention half and, unless `intermediate` is 0, an MLP half).
     pub layers: usize,
     /// Query heads.
     pub heads: usize,
@@ -95,13 +95,49 @@ impl Spec {
         }
     }
 
+    /// A small Llama of `heads` heads as wide as fits into `hidden`, with a four times as wide MLP, a tied head and room for long contexts.
+    pub fn small(vocab: usize, hidden: usize, layers: usize, heads: usize) -> Self {
+        Self {
+            family: "llama".into(),
+            vocab,
+            hidden,
+            intermediate: 4 * hidden,
+            layers,
+            heads,
+            kv_heads: heads,
+            head_dim: hidden / heads,
+            norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            rope_scaling: RopeScaling::None,
+            activation: Activation::Silu,
+            tied_head: true,
+            context_max: 1 << 16,
+        }
+    }
+
+    /// Whether layers have an MLP half.
+    pub fn has_mlp(&self) -> bool {
+        self.intermediate > 0
+    }
+
+    /// Whether the architecture has this site.
+    pub fn has(&self, site: Site) -> bool {
+        site.layer < self.layers && (self.has_mlp() || !site.projection.in_mlp())
+    }
+
     /// Every place that holds a tensor; no head of its own where it is tied.
     pub fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
         use LayerSlot::*;
         const LAYER: [LayerSlot; 9] = [AttentionNorm, Q, K, V, O, MlpNorm, Gate, Up, Down];
         let head = (!self.tied_head).then_some(Slot::Head);
-        let layers = (0..self.layers).flat_map(|layer| LAYER.map(|slot| Slot::Layer(layer, slot)));
+        let own = if self.has_mlp() { &LAYER[..] } else { &LAYER[..5] };
+        let layers = (0..self.layers).flat_map(|layer| own.iter().map(move |&slot| Slot::Layer(layer, slot)));
         [Slot::Embedding].into_iter().chain(layers).chain([Slot::FinalNorm]).chain(head)
+    }
+
+    /// Number of weights.
+    pub fn parameters(&self) -> usize {
+        self.slots().map(|slot| self.shape(slot).iter().product::<usize>()).sum()
     }
 
     /// Rotary frequencies in radians a token, `[head_dim / 2]`, computed in f64 as the reference implementations do in f32.
@@ -192,6 +228,11 @@ pub trait TensorSource {
     /// The tensor in `slot`, as f32 on the CPU, in the orientation and row order of the Hugging Face implementation
     /// (GGUF's permuted Q and K rows already put back), of the shape that [`Spec::shape`] gives.
     fn read(&self, slot: Slot) -> Result<Tensor, ModelError>;
+
+    /// The same values, row-major, where they are in memory: it spares a copy.
+    fn held(&self, _: Slot) -> Option<&[f32]> {
+        None
+    }
 
     /// The same linear as it is stored, if it is quantised in a format that the kernels keep.
     fn read_quantised(&self, _: Slot) -> Result<Option<Quantised>, ModelError> {

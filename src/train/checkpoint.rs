@@ -27,6 +27,9 @@ struct State {
     counters: Counters,
     /// `(layer, projection in layout order, rank, scale)`.
     sites: Vec<(usize, usize, usize, f32)>,
+    /// Whether θ is every weight of the model.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    whole: bool,
 }
 
 impl Learner {
@@ -47,9 +50,9 @@ impl Learner {
     fn to_bytes(&self) -> Vec<u8> {
         let site = |s: &socius_models::SiteParameters| (s.site.layer, s.site.projection as usize, s.rank, s.scale);
         let sites = self.layout.sites().iter().map(site).collect();
-        let state = State { counters: self.counters.clone(), sites };
+        let state = State { counters: self.counters.clone(), sites, whole: self.layout.is_whole() };
         let data =
-            [&self.theta, &self.gradient, &self.moments[0], &self.moments[1]].map(|values| little_endian(values));
+            [&self.theta[..], self.gradient(), &self.moments[0], &self.moments[1]].map(little_endian);
         let digest = digest(&state, data.each_ref().map(|bytes| &bytes[..]));
         let header = serde_json::to_string(&Header { version: VERSION, digest, state }).expect("plain data serialises");
         let view = |bytes| TensorView::new(Dtype::F32, vec![self.theta.len()], bytes).expect("a length fits its bytes");
@@ -68,7 +71,7 @@ impl Learner {
         if version != VERSION {
             return Err(format!("version {version}, but this program reads version {VERSION}"));
         }
-        let layout = layout(&state.sites, spec)?;
+        let layout = if state.whole { Layout::whole(spec) } else { layout(&state.sites, spec)? };
         let mut data: [&[u8]; 4] = [&[]; 4];
         for (data, name) in data.iter_mut().zip(BUFFERS) {
             let view = file.tensor(name).map_err(|error| format!("tensor {name}: {error}"))?;
@@ -83,7 +86,8 @@ impl Learner {
                 "its content does not have the digest in its header: it is corrupt, restore it or start again".into()
             );
         }
-        let [theta, gradient, first, second] = data.map(floats);
+        let [theta, mut gradient, first, second] = data.map(floats);
+        gradient.resize(layout.gradient_len(), 0.0);
         Ok(Self { layout, theta, gradient, moments: [first, second], counters: state.counters })
     }
 }
@@ -146,6 +150,19 @@ mod tests {
         learner().save(&path).unwrap();
         assert_eq!(Learner::load(&path, &Spec::tiny()).unwrap(), learner());
         assert_eq!(std::fs::read(&path).unwrap(), learner().to_bytes());
+    }
+
+    #[test]
+    fn a_learner_of_all_weights_reads_back_as_it_was() {
+        let spec = Spec::tiny();
+        let layout = Layout::whole(&spec);
+        let theta = (0..layout.len()).map(|i| i as f32).collect();
+        let mut learner = Learner::new(layout, theta, 1, 0.0);
+        learner.gradient[7] = 0.5;
+        let bytes = learner.to_bytes();
+        assert_eq!(Learner::from_bytes(&bytes, &spec).unwrap(), learner);
+        let message = Learner::from_bytes(&bytes, &Spec { layers: 2, ..spec }).unwrap_err();
+        assert!(message.contains("expected F32 ["), "{message}");
     }
 
     #[test]

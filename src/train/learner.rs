@@ -1,4 +1,4 @@
-//! One learner: an adapter's parameters with their gradient and optimiser state, as flat buffers of one layout. Never sees a
+//! One learner: the parameters of an adapter, or of a model of its own, with their gradient and optimiser state, as flat buffers of one layout. Never sees a
 //! model's weights.
 
 use crate::common::Seed;
@@ -24,6 +24,7 @@ pub(super) struct Counters {
 pub struct Learner {
     pub(super) layout: Layout,
     pub(super) theta: Vec<f32>,
+    /// Of [`Layout::gradient_len`] values: what is beyond θ's is 0 but inside a call.
     pub(super) gradient: Vec<f32>,
     /// Exponential means of the gradient and of its square.
     pub(super) moments: [Vec<f32>; 2],
@@ -40,7 +41,7 @@ impl Learner {
         assert!((0.0..1.0).contains(&dropout), "dropout {dropout} is a probability below 1");
         let zeros = || vec![0.0; theta.len()];
         let counters = Counters { seed, dropout, steps: 0, rows: 0, pending: 0 };
-        Self { gradient: zeros(), moments: [zeros(), zeros()], layout, theta, counters }
+        Self { gradient: vec![0.0; layout.gradient_len()], moments: [zeros(), zeros()], layout, theta, counters }
     }
 
     /// Sites, ranks, scales and offsets.
@@ -55,7 +56,7 @@ impl Learner {
 
     /// What [`super::forward_backward`] has added up since the last step.
     pub fn gradient(&self) -> &[f32] {
-        &self.gradient
+        &self.gradient[..self.theta.len()]
     }
 
     /// Steps taken.
@@ -72,6 +73,11 @@ impl Learner {
     pub fn discard_gradient(&mut self) {
         self.gradient.fill(0.0);
         self.counters.pending = 0;
+    }
+
+    /// Adds up what passes have summed apart.
+    pub(super) fn fold(&mut self) {
+        self.layout.fold(&mut self.gradient);
     }
 
     /// What a pass reads and what it writes.

@@ -44,6 +44,8 @@ pub(super) struct Sequence<'a> {
     pub(super) prompt: &'a [u32],
     pub(super) completion: &'a [u32],
     pub(super) adapter: Option<usize>,
+    /// Whether nothing else runs in its adapter's passes: they run on weights of its own.
+    pub(super) alone: bool,
     /// Dropout of the row, of the prompt where it stands alone, and of the preamble where that does.
     pub(super) dropout: Option<[Dropout; 3]>,
 }
@@ -115,11 +117,16 @@ fn common_beginning(a: &Sequence<'_>, b: &Sequence<'_>) -> usize {
 
 /// Joins neighbouring units into passes of at most `tokens_per_pass` tokens.
 pub(super) fn passes(sequences: &[Sequence<'_>], limits: PassLimits) -> Vec<Vec<Unit>> {
+    let first = |unit: &Unit| sequences[unit.sequences.start];
+    let may_join = |pass: &Unit, unit: &Unit| {
+        let (a, b) = (first(pass), first(unit));
+        a.adapter == b.adapter || !(a.alone || b.alone)
+    };
     let mut passes: Vec<Vec<Unit>> = Vec::new();
     let mut held = 0;
     for unit in units(sequences, limits) {
         match passes.last_mut() {
-            Some(pass) if held + unit.tokens <= limits.tokens_per_pass => {
+            Some(pass) if held + unit.tokens <= limits.tokens_per_pass && may_join(&pass[0], &unit) => {
                 held += unit.tokens;
                 pass.push(unit);
             }
@@ -209,7 +216,7 @@ mod tests {
     use super::*;
 
     fn sequence<'a>(prompt: &'a [u32], completion: &'a [u32], adapter: usize) -> Sequence<'a> {
-        Sequence { prompt, completion, adapter: Some(adapter), dropout: None }
+        Sequence { prompt, completion, adapter: Some(adapter), alone: false, dropout: None }
     }
 
     /// Tokens `0 .. common`, then `own` that begin with `mark`.

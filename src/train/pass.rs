@@ -84,6 +84,7 @@ pub fn forward_backward(model: &Model, jobs: &mut [Job<'_>], limits: PassLimits)
     }
     drop(sequences);
     for (job, &count) in jobs.iter_mut().zip(&counts) {
+        job.learner.fold();
         job.learner.counters.rows += job.rows.len() as u64;
         job.learner.counters.pending += count as u64;
     }
@@ -96,7 +97,8 @@ fn sequences<'a>(jobs: &[Job<'a>]) -> (Vec<Sequence<'a>>, Vec<&'a TrainRow>) {
         let rows: &'a [TrainRow] = rows;
         let sequence = |(i, row): (usize, &'a TrainRow)| {
             let (prompt, completion) = (row.prompt.as_slice(), row.trained());
-            (Sequence { prompt, completion, adapter: Some(job), dropout: learner.dropout(i) }, row)
+            let alone = learner.layout.is_whole();
+            (Sequence { prompt, completion, adapter: Some(job), alone, dropout: learner.dropout(i) }, row)
         };
         rows.iter().enumerate().map(sequence).filter(|(s, _)| !s.completion.is_empty()).collect::<Vec<_>>()
     };

@@ -20,7 +20,7 @@ pub fn score(
         }
     }
     let slot = adapter.map(|_| 0);
-    let sequence = |&(prompt, completion)| Sequence { prompt, completion, adapter: slot, dropout: None };
+    let sequence = |&(prompt, completion)| Sequence { prompt, completion, adapter: slot, alone: false, dropout: None };
     let sequences: Vec<_> = sequences.iter().map(sequence).collect();
     let mut logprobs = Vec::with_capacity(sequences.len());
     for units in passes(&sequences, limits) {

@@ -303,3 +303,72 @@ fn rows_that_cannot_be_trained_on_are_refused_before_anything_is_computed() {
         assert!(learner == before);
     }
 }
+
+/// A learner of all weights of a model of its own: attention alone with a head of its own, or a tied one with an MLP.
+fn whole(tied_head: bool, seed: u64) -> (Spec, Learner) {
+    let spec = Spec { tied_head, intermediate: if tied_head { 52 } else { 0 }, ..Spec::tiny() };
+    let layout = Layout::whole(&spec);
+    let theta = layout.read(&spec, &RandomSource { spec: spec.clone(), seed }).unwrap();
+    (spec, Learner::new(layout, theta, seed, 0.0))
+}
+
+#[test]
+fn learners_of_all_weights_agree_alone_together_beside_adapters_and_in_passes_of_any_size() {
+    for (tied_head, dtype) in [(true, Dtype::F32), (true, Dtype::Bf16), (false, Dtype::F32)] {
+        let (spec, _) = whole(tied_head, 1);
+        let source = RandomSource { spec: spec.clone(), seed: 11 };
+        let model = Model::load(spec.clone(), &source, &Device::Cpu, dtype).unwrap();
+        let adapter = || {
+            let layout = Layout::uniform(&spec, &Projection::ALL, 3, 1.0);
+            let theta = (0..layout.len()).map(|i| (i % 13) as f32 / 60.0 - 0.1).collect();
+            Learner::new(layout, theta, 4, 0.0)
+        };
+        let all = || vec![whole(tied_head, 1).1, adapter(), whole(tied_head, 2).1, adapter()];
+        let mut joint = all();
+        let stats = train(&model, &mut joint, pass(4096));
+        for (i, mut alone) in all().into_iter().enumerate() {
+            assert!(train(&model, std::slice::from_mut(&mut alone), pass(4096))[0] == stats[i], "learner {i}");
+            assert!(alone == joint[i], "{dtype:?}, tied {tied_head}: learner {i} alone");
+        }
+        for limits in [pass(1), pass(50), PassLimits { recorded_bytes_max: 20_000, ..pass(4096) }] {
+            let mut cut = all();
+            assert!(train(&model, &mut cut, limits) == stats && cut == joint, "tied {tied_head}: {limits:?}");
+        }
+    }
+}
+
+#[test]
+fn a_model_from_scratch_learns_alike_in_both_forms_and_is_a_base_afterwards() {
+    let (spec, learner) = whole(false, 5);
+    let source = RandomSource { spec: spec.clone(), seed: 1 };
+    let forms = [Model::load, Model::load_reference].map(|load| {
+        let model = load(spec.clone(), &source, &Device::Cpu, Dtype::F32).unwrap();
+        let mut learner = learner.clone();
+        let losses: Vec<f64> = (0..6)
+            .map(|_| {
+                let job = Job { learner: &mut learner, rows: &answers(3), loss: &loss::nll };
+                let stats = forward_backward(&model, &mut [job], PassLimits::default()).unwrap();
+                optim_step(&mut learner, &AdamW { lr: 3e-3, ..AdamW::default() }).unwrap();
+                stats[0].loss
+            })
+            .collect();
+        (losses, learner)
+    });
+    let [(fast, learner), (reference, _)] = &forms;
+    // Adam's first steps follow the sign of a gradient; where that is nearly 0 its sign is rounding's.
+    let off = fast.iter().zip(reference).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(off < 2e-3 && (fast[0] - reference[0]).abs() < 1e-5, "{fast:?} {reference:?}");
+    assert!(fast[5] < 0.9 * fast[0], "{fast:?}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let trained = socius_models::ThetaSource { spec: &spec, layout: learner.layout(), theta: learner.theta() };
+    socius_models::save(folder.path(), &spec, &trained).unwrap();
+    let saved = socius_models::Checkpoint::open(folder.path()).unwrap();
+    assert_eq!(saved.spec, spec);
+    let base = Model::load(saved.spec.clone(), &saved, &Device::Cpu, Dtype::F32).unwrap();
+    let model = Model::load(spec.clone(), &source, &Device::Cpu, Dtype::F32).unwrap();
+    let (prompt, completion) = (tokens(9, 1), tokens(5, 2));
+    let sequences = [(&prompt[..], &completion[..])];
+    let under = score(&model, Some(learner.adapter()), &sequences, PassLimits::default()).unwrap();
+    assert_eq!(score(&base, None, &sequences, PassLimits::default()).unwrap(), under);
+}

@@ -1,4 +1,4 @@
-//! `y = x·Wᵀ` over a frozen weight, and its gradient to x; knows neither adapters nor layers.
+//! `y = x·Wᵀ` over a packed weight, its gradient to x, and to the weight where that learns; knows neither adapters nor layers.
 //!
 //! A [`PackedLinear`] is cut into panels of 64 outputs, interleaved along the inputs (by pairs in bf16), so that a register
 //! tile of 6 rows × 64 outputs reads it in one stream: once from memory for a few rows (decode), from the second-level cache
@@ -17,11 +17,13 @@
 //! A weight may also stay quantised: then `y` is what [`crate::quantised`] says, however many rows there are, and `dx` is taken
 //! of the same weights rounded to bf16 (rounding of activations, to bf16 or int8, counts as the identity in both).
 
+mod gradient;
 mod multiply;
 mod packed;
 mod reference;
 pub(crate) mod tile;
 
+pub use gradient::{WeightGradient, add_weight_gradients};
 pub(crate) use multiply::{Job, Operand, Product, Stream, run, run_streams, with_operands};
 pub(crate) use packed::Packed;
 pub use reference::reference;
@@ -116,11 +118,7 @@ impl PackedLinear {
         assert!(output < self.outputs() && row.len() == self.inputs(), "row {output} of [{}, _]", self.outputs());
         match &self.forward {
             Form::Quantised(weight) => weight.row(output, row),
-            Form::Packed(packed) => {
-                for (input, value) in row.iter_mut().enumerate() {
-                    *value = packed.at(output, input);
-                }
-            }
+            Form::Packed(packed) => packed.row(output, row),
         }
     }
 

@@ -78,6 +78,19 @@ impl Packed {
             Panels::F32(words) => words[first * self.inputs + input * width + output - first],
         }
     }
+
+    /// Row `output` of the rounded weight: one column of a panel.
+    pub(super) fn row(&self, output: usize, row: &mut [f32]) {
+        let first = output / PANEL * PANEL;
+        let width = PANEL.min(self.outputs.next_multiple_of(LANES) - first);
+        match &self.panels {
+            Panels::Bf16(_) => row.iter_mut().enumerate().for_each(|(input, value)| *value = self.at(output, input)),
+            Panels::F32(words) => {
+                let panel = &words[first * self.inputs + output - first..];
+                row.iter_mut().zip(panel.iter().step_by(width)).for_each(|(value, word)| *value = *word);
+            }
+        }
+    }
 }
 
 /// Fills panels from `word(output, step)`.

@@ -15,8 +15,9 @@ pub(crate) mod cpu;
 pub(crate) mod reference;
 
 use crate::kv::LayerKv;
-use crate::{Adapter, Batch, HeadGradient, KvSequence, ModelError, Scores, Slot, Span, Spec, Target, TensorSource};
+use crate::{Adapter, Batch, HeadGradient, KvSequence, Layout, ModelError, Scores, Slot, Span, Spec, Target, TensorSource};
 use candle_core::Tensor;
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// What every half of one pass sees. `P` is what the form readied once for all layers.
@@ -27,8 +28,17 @@ pub(crate) struct Pass<'a, P> {
     pub(crate) adapters: &'a [Adapter<'a>],
     /// Runs of tokens under one adapter, in order, covering the batch. These decide what applies, not the spans.
     pub(crate) segments: Vec<(Range<usize>, Option<usize>)>,
+    /// The adapter whose own weights the pass runs on, all of it; the base's if none.
+    pub(crate) whole: Option<usize>,
     /// See [`Halves::prepare`].
     pub(crate) prepared: P,
+}
+
+impl<'a, P> Pass<'a, P> {
+    /// The layout and the gradient of the learner whose own weights the pass runs on, if it does.
+    pub(crate) fn learned<'g>(&self, gradients: &'g mut [&mut [f32]]) -> Option<(&'a Layout, &'g mut [f32])> {
+        self.whole.map(|learner| (self.adapters[learner].layout, &mut *gradients[learner]))
+    }
 }
 
 /// A half's place in a pass.
@@ -47,10 +57,10 @@ impl<P> Clone for At<'_, P> {
 
 impl<P> Copy for At<'_, P> {}
 
-/// The half-layers of a model in the form of one device. All methods take `&self`: the base is frozen.
+/// The half-layers of a model in the form of one device. All methods take `&self`: weights do not change during a pass.
 ///
 /// The numbers of a row never depend on the rows beside it (for the reference: within rounding).
-pub(crate) trait Halves: Send + Sync {
+pub(crate) trait Halves: Send + Sync + Sized {
     /// The residual stream and its gradient, `[tokens, hidden]`.
     type Hidden: Send;
     /// What a pass readies once for all layers: factors in the form's layout, rotary tables, masks.
@@ -61,6 +71,9 @@ pub(crate) trait Halves: Send + Sync {
     type Mlp: Send;
     /// What scoring keeps for the head's backward pass.
     type Head: Send;
+
+    /// The same form with the weights of a learner of all of them.
+    fn of_learner(&self, adapter: &Adapter<'_>) -> Result<Self, ModelError>;
 
     /// Readies `adapters` and the tables of `batch`, for the way back too if the pass is `recorded` and may
     /// keep so many bytes for it.
@@ -76,6 +89,14 @@ pub(crate) trait Halves: Send + Sync {
 
     /// The residual stream before layer 0.
     fn embed(&self, tokens: &[u32]) -> Result<Self::Hidden, ModelError>;
+
+    /// Adds ∂loss/∂embedding, as the input, from ∂loss/∂x before layer 0, if the pass runs on a learner's weights.
+    fn embed_backward(
+        &self,
+        pass: &Pass<'_, Self::Prepared>,
+        dx: &Self::Hidden,
+        gradients: &mut [&mut [f32]],
+    ) -> Result<(), ModelError>;
 
     /// The attention half. With `sequences` (one a row), row `r` attends to all that `sequences[r]` holds in this layer and is
     /// appended to it; what a layer holds past [`KvSequence::len`] is the remains of a failed pass and is dropped. Without,
@@ -94,7 +115,7 @@ pub(crate) trait Halves: Send + Sync {
         x: Self::Hidden,
     ) -> Result<(Self::Hidden, Self::Attention), ModelError>;
 
-    /// ∂loss/∂x from ∂loss/∂y; adds ∂loss/∂θ of this half's sites into `gradients[adapter]`.
+    /// ∂loss/∂x from ∂loss/∂y; adds ∂loss/∂θ of this half's sites, or of its own weights if those learn, into `gradients[adapter]`.
     fn attention_backward(
         &self,
         at: At<'_, Self::Prepared>,
@@ -129,16 +150,23 @@ pub(crate) trait Halves: Send + Sync {
     fn scores(&self, x: &Self::Hidden, targets: &[Target]) -> Result<Scores, ModelError>;
 
     /// The same, keeping what spares [`Halves::head_backward`] the logits.
-    fn scores_recorded(&self, x: &Self::Hidden, targets: &[Target]) -> Result<(Scores, Self::Head), ModelError>;
-
-    /// ∂loss/∂x from ∂loss/∂scores; `saved` is of the same targets. With `p` the next-token distribution, `H` its entropy and `q` the target's weights:
-    /// `∂logprob/∂z_v = q_v − p_v Σ q` and `∂H/∂z_v = −p_v (log p_v + H)`.
-    fn head_backward(
+    fn scores_recorded(
         &self,
+        pass: &Pass<'_, Self::Prepared>,
         x: &Self::Hidden,
         targets: &[Target],
-        saved: Option<Self::Head>,
+    ) -> Result<(Scores, Self::Head), ModelError>;
+
+    /// ∂loss/∂x from ∂loss/∂scores of targets, with what was kept of the same targets. With `p` the next-token distribution, `H` its entropy and `q` the target's weights:
+    /// `∂logprob/∂z_v = q_v − p_v Σ q` and `∂H/∂z_v = −p_v (log p_v + H)`. Adds those of the final norm and of the head if the pass
+    /// runs on a learner's weights.
+    fn head_backward(
+        &self,
+        pass: &Pass<'_, Self::Prepared>,
+        x: &Self::Hidden,
+        scored: (&[Target], Option<Self::Head>),
         gradient: HeadGradient<'_>,
+        gradients: &mut [&mut [f32]],
     ) -> Result<Self::Hidden, ModelError>;
 
     /// The normed residual stream that a layer's attention half (or its MLP half) works on: one `[hidden]` a token.
@@ -156,5 +184,21 @@ pub(crate) fn read(spec: &Spec, source: &dyn TensorSource, slot: Slot) -> Result
         Ok(tensor)
     } else {
         Err(ModelError::Shape { name: slot.hugging_face_name(), found: tensor.dims().to_vec(), expected })
+    }
+}
+
+/// The values in `slot`, row-major and checked.
+pub(crate) fn values<'s>(
+    spec: &Spec,
+    source: &'s dyn TensorSource,
+    slot: Slot,
+) -> Result<Cow<'s, [f32]>, ModelError> {
+    match source.held(slot) {
+        Some(values) => {
+            let expected = spec.shape(slot);
+            assert_eq!(values.len(), expected.iter().product::<usize>(), "a tensor in memory is of {expected:?}");
+            Ok(Cow::Borrowed(values))
+        }
+        None => Ok(Cow::Owned(read(spec, source, slot)?.flatten_all()?.to_vec1()?)),
     }
 }

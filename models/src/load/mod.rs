@@ -1,5 +1,5 @@
 //! Checkpoints on disk: a GGUF file or a Hugging Face folder, mapped, checked against its configuration, read tensor by tensor.
-//! Never knows what a tensor is used for, and never writes.
+//! And the folder that a model of our own is written to. Never knows what a tensor is used for.
 
 mod cursor;
 mod encoding;
@@ -7,9 +7,11 @@ mod gguf;
 mod map;
 mod metadata;
 mod safetensors;
+mod save;
 
 pub use gguf::Gguf;
 pub use metadata::Metadata;
+pub use save::save;
 
 use crate::{
     LayerSlot, ModelError, Slot, Spec, TensorSource,

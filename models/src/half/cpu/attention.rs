@@ -2,7 +2,7 @@
 
 use super::{At, Buffer, Cpu, Prepared, in_parts};
 use crate::kv::LayerKv;
-use crate::{KvSequence, Projection};
+use crate::{KvSequence, LayerSlot, Projection};
 use rayon::prelude::*;
 use socius_kernels::attention::{self, Gradients, Keys, Row};
 use socius_kernels::{norm, rope};
@@ -84,20 +84,31 @@ impl Cpu {
         attention::backward((self.heads(), products), &at.pass.prepared.spans, saved, &d_out, into);
         let weight = &self.layers[at.layer].attention_norm;
         let (mut dx, mut normed) = (dy, Buffer::new(x.len()));
-        let buffers =
-            [(&mut *dx, hidden), (&mut *normed, hidden), (&mut *dq, q_dim), (&mut *dk, kv_dim), (&mut *dv, kv_dim)];
-        let parts = in_parts(at, buffers, |part, [dx, normed, dq, dk, dv]| {
+        // Of all rows only where the norm learns.
+        let kept = if at.pass.whole.is_some() { hidden } else { 0 };
+        let mut d_normed = Buffer::new(x.len() / hidden * kept);
+        let buffers = [
+            (&mut *dx, hidden),
+            (&mut *normed, hidden),
+            (&mut *d_normed, kept),
+            (&mut *dq, q_dim),
+            (&mut *dk, kv_dim),
+            (&mut *dv, kv_dim),
+        ];
+        let parts = in_parts(at, buffers, |part, [dx, normed, d_normed, dq, dk, dv]| {
             let (x, turns) = (part.of(&x, hidden), self.turns(part));
             rope::backward(turns, dq, q_dim);
             rope::backward(turns, dk, kv_dim);
             norm::forward(self.norm(weight), x, normed);
             let outputs = [(Projection::Q, &*dq), (Projection::K, dk), (Projection::V, dv)];
-            let mut d_normed = Buffer::new(x.len());
-            let low = self.project_back(part, normed, &outputs, &mut d_normed);
-            norm::backward(self.norm(weight), x, &d_normed, dx);
+            let mut own = Buffer::new(x.len() - d_normed.len());
+            let d_normed = if kept > 0 { d_normed } else { &mut *own };
+            let low = self.project_back(part, normed, &outputs, d_normed);
+            norm::backward(self.norm(weight), x, d_normed, dx);
             low
         });
         let outputs = [(Projection::Q, &*dq), (Projection::K, &dk), (Projection::V, &dv)];
+        self.add_norm_gradient(at, (LayerSlot::AttentionNorm, weight), &x, &d_normed, gradients);
         self.add_gradients(at, &normed, &parts, &outputs, gradients);
         dx
     }

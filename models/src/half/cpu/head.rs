@@ -68,9 +68,9 @@ impl Cpu {
         self.score(x, targets, &mut None)
     }
 
-    /// Scores, and their gradients where every position has one target.
-    pub(super) fn head_scores_recorded(&self, x: &[f32], targets: &[Target]) -> (Scores, Saved) {
-        let mut by_hidden = Some(Vec::new());
+    /// Scores, and where every position has one target and the head is `frozen`, their gradients.
+    pub(super) fn head_scores_recorded(&self, x: &[f32], targets: &[Target], frozen: bool) -> (Scores, Saved) {
+        let mut by_hidden = frozen.then(Vec::new);
         let scores = self.score(x, targets, &mut by_hidden);
         (scores, Saved { by_hidden })
     }
@@ -93,12 +93,13 @@ impl Cpu {
         scores
     }
 
+    /// `learned` are the gradients of the final norm and of the head, if they learn.
     pub(super) fn head_gradient(
         &self,
         x: &[f32],
-        targets: &[Target],
-        saved: Option<Saved>,
+        (targets, saved): (&[Target], Option<Saved>),
         gradient: HeadGradient<'_>,
+        learned: Option<[&mut [f32]; 2]>,
     ) -> Buffer {
         let width = self.spec.hidden;
         // A target whose coefficients are 0 moves nothing, and its row of logits is the dearest of all.
@@ -108,6 +109,7 @@ impl Cpu {
         let rows = self.gather(x, &sorted.positions);
         let pick = |of: &[f32]| sorted.order.iter().map(|&i| of[i]).collect::<Vec<_>>();
         let (logprobs, entropies) = (pick(gradient.logprobs), gradient.entropies.map(pick));
+        let (d_gain, d_head) = learned.map(|[gain, head]| (gain, head)).unzip();
         let d_hidden = match by_hidden {
             Some(mut d) => {
                 let rows = d.chunks_exact_mut(width).zip(&logprobs);
@@ -118,10 +120,13 @@ impl Cpu {
                 let hidden = self.normed(&self.final_norm, &rows);
                 let coefficients = Coefficients { logprobs: &logprobs, entropies: entropies.as_deref() };
                 let mut d = vec![0.0; hidden.len()];
-                head::backward(self.head_weight(), &hidden, &sorted.targets(), coefficients, &mut d);
+                head::backward(self.head_weight(), &hidden, &sorted.targets(), coefficients, &mut d, d_head);
                 d
             }
         };
+        if let Some(into) = d_gain {
+            norm::add_gain_gradient(self.norm(&self.final_norm), &rows, &d_hidden, into);
+        }
         let mut d_rows = vec![0.0; rows.len()];
         norm::backward(self.norm(&self.final_norm), &rows, &d_hidden, &mut d_rows);
         let mut dx = Buffer::zeros(x.len());

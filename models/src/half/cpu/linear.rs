@@ -1,9 +1,10 @@
 //! Linears of a half with their rows' adapters, forward and backward. Knows sites; never what a half computes between them.
 
 use super::{At, Cpu, Part, Prepared};
-use crate::{Adapter, Projection, Site};
+use crate::{Adapter, LayerSlot, Projection, Site, Slot};
 use rayon::prelude::*;
-use socius_kernels::linear::{PackedLinear, Write};
+use socius_kernels::linear::{PackedLinear, WeightGradient, Write, add_weight_gradients};
+use socius_kernels::norm;
 use socius_kernels::lora::{self, Adapted, Factors, Gradient, Linear, Low, Output, Through};
 use std::ops::Range;
 use std::sync::Arc;
@@ -65,17 +66,23 @@ impl Cpu {
         })
     }
 
-    /// Adds to the adapters' gradients of `outputs`, over the shared input `x`; `parts` are from [`Self::project_back`], of the same
-    /// rows.
-    pub(super) fn add_gradients(
+    /// Adds to the gradients of `outputs`, those of their adapters or of the weights if these learn, over the shared input `x`; `parts`
+    /// are from [`Self::project_back`], of the same rows.
+    pub(super) fn add_gradients<const N: usize>(
         &self,
         at: At<'_, Prepared>,
         x: &[f32],
         parts: &[(usize, Low)],
-        outputs: &[(Projection, &[f32])],
+        outputs: &[(Projection, &[f32]); N],
         gradients: &mut [&mut [f32]],
     ) {
         let whole = Part { at, first: 0, count: at.pass.batch.tokens().len() };
+        if let Some((layout, gradient)) = at.pass.learned(gradients) {
+            let slots = outputs.map(|(projection, _)| Slot::Layer(at.layer, projection.slot()));
+            let into = layout.gradients_of(gradient, slots);
+            let own = into.into_iter().zip(outputs).map(|(into, &(_, dy))| WeightGradient { x, dy, into });
+            return add_weight_gradients(whole.count, &mut own.collect::<Vec<_>>());
+        }
         let projections: Vec<_> = outputs.iter().map(|&(projection, _)| projection).collect();
         self.with_linears(whole, &projections, |linears| {
             let through = linears.into_iter().zip(outputs);
@@ -96,6 +103,21 @@ impl Cpu {
             }
             lora::add_gradients(x, whole.count, parts, &mut through);
         });
+    }
+
+    /// Adds to the gradient of a layer's norm if it learns; `dy` is of all rows then.
+    pub(super) fn add_norm_gradient(
+        &self,
+        at: At<'_, Prepared>,
+        (slot, weight): (LayerSlot, &[f32]),
+        x: &[f32],
+        dy: &[f32],
+        gradients: &mut [&mut [f32]],
+    ) {
+        if let Some((layout, gradient)) = at.pass.learned(gradients) {
+            let into = layout.gradients_of(gradient, [Slot::Layer(at.layer, slot)]);
+            into.into_iter().for_each(|into| norm::add_gain_gradient(self.norm(weight), x, dy, into));
+        }
     }
 
     /// Lends `body` the linears of `projections` with the adapters of the part's rows.

@@ -1,7 +1,7 @@
 //! The MLP half on the CPU. Never attention or the head.
 
 use super::{At, Buffer, Cpu, Part, Prepared, in_parts};
-use crate::{Activation, Projection};
+use crate::{Activation, LayerSlot, Projection};
 use socius_kernels::{norm, swiglu};
 
 /// What the backward pass needs.
@@ -52,11 +52,14 @@ impl Cpu {
         let [mut gate, mut up] = inner.unwrap_or_else(|| [(); 2].map(|()| Buffer::new(rows * wide)));
         let (mut dx, mut normed, mut gated) = (Buffer::new(x.len()), Buffer::new(x.len()), Buffer::new(gate.len()));
         let weight = &self.layers[at.layer].mlp_norm;
-        let narrow = [&mut dx, &mut normed].map(|buffer| (&mut **buffer, hidden));
-        let [dx_cut, normed_cut] = narrow;
+        // Of all rows only where the norm learns.
+        let kept = if at.pass.whole.is_some() { hidden } else { 0 };
+        let mut d_normed = Buffer::new(rows * kept);
+        let [dx_cut, normed_cut] = [&mut dx, &mut normed].map(|buffer| (&mut **buffer, hidden));
         let [gated_cut, gate_cut, up_cut] = [&mut gated, &mut gate, &mut up].map(|buffer| (&mut **buffer, wide));
-        let buffers = [dx_cut, normed_cut, gated_cut, gate_cut, up_cut];
-        let parts = in_parts(at, buffers, |part, [dx, normed, gated, gate, up]| {
+        let d_normed_cut = (&mut *d_normed, kept);
+        let buffers = [dx_cut, normed_cut, gated_cut, gate_cut, up_cut, d_normed_cut];
+        let parts = in_parts(at, buffers, |part, [dx, normed, gated, gate, up, d_normed]| {
             let (x, dy) = (part.of(&x, hidden), part.of(&dy, hidden));
             if !is_kept {
                 self.feed_inner(part, x, [gate, up]);
@@ -69,14 +72,16 @@ impl Cpu {
                 Activation::Silu => swiglu::backward((gate, up), &d_gated),
             }
             norm::forward(self.norm(weight), x, normed);
-            let mut d_normed = Buffer::new(x.len());
+            let mut own = Buffer::new(x.len() - d_normed.len());
+            let d_normed = if kept > 0 { d_normed } else { &mut *own };
             let outputs = [(Projection::Gate, &*gate), (Projection::Up, up)];
-            let wide = self.project_back(part, normed, &outputs, &mut d_normed);
+            let wide = self.project_back(part, normed, &outputs, d_normed);
             dx.copy_from_slice(dy);
-            norm::backward(self.norm(weight), x, &d_normed, dx);
+            norm::backward(self.norm(weight), x, d_normed, dx);
             (down, wide)
         });
         let (down, wide): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+        self.add_norm_gradient(at, (LayerSlot::MlpNorm, weight), &x, &d_normed, gradients);
         self.add_gradients(at, &gated, &down, &[(Projection::Down, &dy)], gradients);
         let outputs = [(Projection::Gate, &*gate), (Projection::Up, &up)];
         self.add_gradients(at, &normed, &wide, &outputs, gradients);

@@ -13,11 +13,11 @@ mod part;
 #[cfg(test)]
 mod tests;
 
-use super::{At, Halves, read};
+use super::{At, Halves, Pass, values};
 use crate::kv::LayerKv;
 use crate::{
-    Adapter, Batch, Dtype, HeadGradient, KvSequence, LayerSlot, ModelError, Projection, Scores, Slot, Span, Spec,
-    Target, TensorSource,
+    Adapter, Batch, Dtype, HeadGradient, KvSequence, LayerSlot, ModelError, Projection, Scores, Site, Slot, Span, Spec,
+    Target, TensorSource, ThetaSource,
 };
 use buffer::Buffer;
 pub use buffer::give_back;
@@ -33,6 +33,7 @@ use std::sync::Arc;
 /// All weights, packed.
 pub(crate) struct Cpu {
     spec: Arc<Spec>,
+    kept: WeightType,
     /// The embedding; the head too when tied.
     embedding: PackedLinear,
     head: Option<PackedLinear>,
@@ -42,9 +43,10 @@ pub(crate) struct Cpu {
 
 struct Layer {
     attention_norm: Vec<f32>,
+    /// Empty where there is no MLP.
     mlp_norm: Vec<f32>,
-    /// In the order of [`Projection::ALL`].
-    linears: [PackedLinear; 7],
+    /// In the order of [`Projection::ALL`], as far as the architecture has them.
+    linears: Vec<PackedLinear>,
 }
 
 /// What a pass readies: packed factors, the rotary tables of its tokens, where each token stands in its row, and what rows attend to.
@@ -74,7 +76,6 @@ impl Cpu {
             Dtype::F32 => WeightType::F32,
             Dtype::F64 => panic!("f64 runs in the reference form"),
         };
-        let values = |slot| Ok::<Vec<f32>, ModelError>(read(&spec, source, slot)?.flatten_all()?.to_vec1()?);
         let linear = |slot| {
             let shape = spec.shape(slot);
             let quantised = if dtype == Dtype::Quantised { source.read_quantised(slot)? } else { None };
@@ -82,24 +83,42 @@ impl Cpu {
                 assert_eq!([weight.outputs(), weight.inputs()], *shape, "a source's tensors are of the spec's shapes");
                 return Ok(PackedLinear::from_quantised(weight));
             }
-            Ok::<_, ModelError>(PackedLinear::new(&values(slot)?, (shape[0], shape[1]), kept))
+            Ok(PackedLinear::new(&values(&spec, source, slot)?, (shape[0], shape[1]), kept))
         };
+        Self::build(&spec, source, kept, linear)
+    }
+
+    /// Packs all weights, each matrix by `linear`.
+    fn build(
+        spec: &Arc<Spec>,
+        source: &dyn TensorSource,
+        kept: WeightType,
+        linear: impl Fn(Slot) -> Result<PackedLinear, ModelError>,
+    ) -> Result<Self, ModelError> {
+        let norm = |slot| Ok::<_, ModelError>(values(spec, source, slot)?.into_owned());
         let layer = |layer| {
-            let linears = Projection::ALL.map(|projection| linear(Slot::Layer(layer, projection.slot())));
-            let linears: Result<Vec<_>, _> = linears.into_iter().collect();
+            let own = Projection::ALL.into_iter().filter(|&projection| spec.has(Site { layer, projection }));
             Ok::<_, ModelError>(Layer {
-                attention_norm: values(Slot::Layer(layer, LayerSlot::AttentionNorm))?,
-                mlp_norm: values(Slot::Layer(layer, LayerSlot::MlpNorm))?,
-                linears: linears?.try_into().ok().expect("seven projections"),
+                attention_norm: norm(Slot::Layer(layer, LayerSlot::AttentionNorm))?,
+                mlp_norm: if spec.has_mlp() { norm(Slot::Layer(layer, LayerSlot::MlpNorm))? } else { Vec::new() },
+                linears: own.map(|projection| linear(Slot::Layer(layer, projection.slot()))).collect::<Result<_, _>>()?,
             })
         };
         Ok(Self {
             embedding: linear(Slot::Embedding)?,
             head: if spec.tied_head { None } else { Some(linear(Slot::Head)?) },
-            final_norm: values(Slot::FinalNorm)?,
+            final_norm: norm(Slot::FinalNorm)?,
             layers: (0..spec.layers).map(layer).collect::<Result<_, _>>()?,
-            spec,
+            spec: spec.clone(),
+            kept,
         })
+    }
+
+    /// Packs what the way back reads, now: threads that wait for one another inside a pass must not do it.
+    fn ready_backward(&self) {
+        let linears = self.layers.iter().flat_map(|layer| &layer.linears);
+        let all: Vec<_> = linears.chain(self.head.as_ref().or(Some(&self.embedding))).collect();
+        all.into_par_iter().for_each(PackedLinear::ready_backward);
     }
 
     fn heads(&self) -> Heads {
@@ -109,7 +128,7 @@ impl Cpu {
 
     /// What keys and values are kept as.
     fn kv_type(&self) -> WeightType {
-        self.layers[0].linears[0].weight_type()
+        self.kept
     }
 
     fn norm<'a>(&self, weight: &'a [f32]) -> Norm<'a> {
@@ -154,12 +173,24 @@ impl Halves for Cpu {
     type Mlp = mlp::Saved;
     type Head = head::Saved;
 
+    fn of_learner(&self, adapter: &Adapter<'_>) -> Result<Self, ModelError> {
+        let source = ThetaSource { spec: &self.spec, layout: adapter.layout, theta: adapter.theta };
+        let linear = |slot| {
+            let shape = self.spec.shape(slot);
+            Ok(PackedLinear::new(&values(&self.spec, &source, slot)?, (shape[0], shape[1]), self.kept))
+        };
+        Self::build(&self.spec, &source, self.kept, linear)
+    }
+
     fn prepare(
         &self,
         batch: &Batch,
         adapters: &[Adapter<'_>],
         recorded: Option<usize>,
     ) -> Result<Prepared, ModelError> {
+        if recorded.is_some() {
+            self.ready_backward();
+        }
         let factors = adapters.par_iter().map(|adapter| match adapter.packed {
             Some(packed) => packed.get_or_pack(|| self.pack(adapter, recorded.is_some())),
             None => self.pack(adapter, recorded.is_some()),
@@ -193,6 +224,23 @@ impl Halves for Cpu {
             self.embedding.row(token as usize, row);
         }
         Ok(x)
+    }
+
+    fn embed_backward(
+        &self,
+        pass: &Pass<'_, Prepared>,
+        dx: &Buffer,
+        gradients: &mut [&mut [f32]],
+    ) -> Result<(), ModelError> {
+        if let Some((layout, gradient)) = pass.learned(gradients) {
+            let width = self.spec.hidden;
+            let [embedding] = layout.gradients_of(gradient, [Slot::Embedding]);
+            for (&token, dx) in pass.batch.tokens().iter().zip(dx.chunks_exact(width)) {
+                let row = &mut embedding[token as usize * width..][..width];
+                row.iter_mut().zip(dx).for_each(|(sum, dx)| *sum += dx);
+            }
+        }
+        Ok(())
     }
 
     fn attention(
@@ -244,18 +292,26 @@ impl Halves for Cpu {
         Ok(self.head_scores(x, targets))
     }
 
-    fn scores_recorded(&self, x: &Buffer, targets: &[Target]) -> Result<(Scores, head::Saved), ModelError> {
-        Ok(self.head_scores_recorded(x, targets))
+    fn scores_recorded(
+        &self,
+        pass: &Pass<'_, Prepared>,
+        x: &Buffer,
+        targets: &[Target],
+    ) -> Result<(Scores, head::Saved), ModelError> {
+        Ok(self.head_scores_recorded(x, targets, pass.whole.is_none()))
     }
 
     fn head_backward(
         &self,
+        pass: &Pass<'_, Prepared>,
         x: &Buffer,
-        targets: &[Target],
-        saved: Option<head::Saved>,
+        scored: (&[Target], Option<head::Saved>),
         gradient: HeadGradient<'_>,
+        gradients: &mut [&mut [f32]],
     ) -> Result<Buffer, ModelError> {
-        Ok(self.head_gradient(x, targets, saved, gradient))
+        let learned = pass.learned(gradients);
+        let learned = learned.map(|(layout, gradient)| layout.gradients_of(gradient, [Slot::FinalNorm, Slot::Head]));
+        Ok(self.head_gradient(x, scored, gradient, learned))
     }
 
     fn normed(&self, layer: usize, attention: bool, x: &Buffer) -> Result<Vec<Vec<f32>>, ModelError> {

@@ -208,12 +208,13 @@ fn each_half_and_its_every_gradient_is_that_of_the_f64_reference() {
             batch: &batch,
             adapters: &adapters,
             segments: batch.segments(),
+            whole: None,
             prepared: reference.prepare(&batch, &adapters, Some(0)).expect("prepares"),
         };
         for (dtype, allowed) in [(Dtype::F32, F32_SHARE), (Dtype::Bf16, BF16_SHARE)] {
             let cpu = Cpu::load(spec.clone(), &source, dtype).expect("loads");
             let prepared = cpu.prepare(&batch, &adapters, Some(usize::MAX)).expect("prepares");
-            let pass = Pass { batch: &batch, adapters: &adapters, segments: batch.segments(), prepared };
+            let pass = Pass { batch: &batch, adapters: &adapters, segments: batch.segments(), whole: None, prepared };
             let check = |name: &str, found: &[f32], exact: &[f64]| {
                 let share = share(found, exact);
                 assert!(share <= allowed, "{dtype:?} {name}: off by {share:e} of the largest, allowed {allowed:e}");
@@ -255,14 +256,14 @@ fn each_half_and_its_every_gradient_is_that_of_the_f64_reference() {
             }
             let (c, e) = coefficients(&batch);
             let gradient = HeadGradient { logprobs: &c, entropies: Some(&e) };
-            let found = cpu.head_backward(&x, &targets, None, gradient).expect("backward");
-            let exact = reference.head_backward(&wide(&x), &targets, None, gradient).expect("backward");
+            let found = cpu.head_backward(&pass, &x, (&targets, None), gradient, &mut []).expect("backward");
+            let exact = reference.head_backward(&exact_pass, &wide(&x), (&targets, None), gradient, &mut []).expect("backward");
             check("head dx", &found, &f64s(&exact));
             let single = distinct(&targets);
             let gradient = HeadGradient { logprobs: &c[..single.len()], entropies: None };
-            let (_, saved) = cpu.scores_recorded(&x, &single).expect("scores");
-            let found = cpu.head_backward(&x, &single, Some(saved), gradient).expect("backward");
-            let exact = reference.head_backward(&wide(&x), &single, None, gradient).expect("backward");
+            let (_, saved) = cpu.scores_recorded(&pass, &x, &single).expect("scores");
+            let found = cpu.head_backward(&pass, &x, (&single, Some(saved)), gradient, &mut []).expect("backward");
+            let exact = reference.head_backward(&exact_pass, &wide(&x), (&single, None), gradient, &mut []).expect("backward");
             check("head dx from its scores", &found, &f64s(&exact));
             let (found, exact) = (cpu.scores(&x, &targets), reference.scores(&wide(&x), &targets));
             let (found, exact) = (found.expect("scores"), exact.expect("scores"));
@@ -336,7 +337,7 @@ fn what_is_computed_again_is_what_would_have_been_kept() {
     let run = |bytes: usize| {
         let prepared = cpu.prepare(&batch, &adapters, Some(bytes)).expect("prepares");
         let kept_from = prepared.kept_from;
-        let pass = Pass { batch: &batch, adapters: &adapters, segments: batch.segments(), prepared };
+        let pass = Pass { batch: &batch, adapters: &adapters, segments: batch.segments(), whole: None, prepared };
         let at = At { layer: spec.layers - 1, pass: &pass };
         let x = cpu.embed(batch.tokens()).expect("embeds");
         let mut gradients = zeros(&learners);
@@ -453,4 +454,58 @@ fn a_fork_of_a_cached_prefix_and_a_prefix_in_the_batch_give_the_bits_of_the_whol
     let shared = model.score(&shared, &adapters, &(72..81).map(target).collect::<Vec<_>>()).expect("scores");
     let plain = model.score(&plain, &adapters, &(71..80).map(target).collect::<Vec<_>>()).expect("scores");
     assert_eq!(shared, plain);
+}
+
+/// The rows of `texts` that can stand under one learner: without dropout, which is of sites.
+fn own_texts() -> Vec<Text> {
+    let own = texts().into_iter().filter(|text| text.adapter == Some(0));
+    own.map(|text| Text { dropout: None, ..text }).collect()
+}
+
+/// Logprobs and gradient of a learner of all weights over `own_texts`.
+fn train_whole(model: &Model, theta: &[f32]) -> (Scores, Vec<f32>) {
+    let layout = Layout::whole(model.spec());
+    let adapters = [Adapter::new(&layout, theta)];
+    let (batch, targets) = batch(&own_texts());
+    let mut gradient = vec![0.0; layout.gradient_len()];
+    let (c, e) = coefficients(&batch);
+    let mut recording = model.record(&batch, &adapters).expect("records");
+    let scores = recording.scores(&targets).expect("scores");
+    let coefficients = HeadGradient { logprobs: &c, entropies: Some(&e) };
+    recording.backward(&targets, coefficients, &mut [&mut gradient]).expect("backward");
+    layout.fold(&mut gradient);
+    gradient.truncate(layout.len());
+    (scores, gradient)
+}
+
+#[test]
+fn every_weight_of_a_learner_of_all_has_the_references_gradient_whatever_the_threads() {
+    let [tied, untied] = specs();
+    for spec in [tied.clone(), untied, Spec { intermediate: 0, ..tied }] {
+        let layout = Layout::whole(&spec);
+        let theta = layout.read(&spec, &RandomSource { spec: spec.clone(), seed: 8 }).expect("weights");
+        let source = RandomSource { spec: spec.clone(), seed: 3 };
+        // Through a whole model, not one half: six halves and a head. In bf16 both round the same values, as above.
+        for (dtype, of, allowed) in
+            [(Dtype::F32, Dtype::F64, 7.0 * F32_SHARE), (Dtype::Bf16, Dtype::Bf16, BF16_SHARE)]
+        {
+            let exact = Model::load_reference(spec.clone(), &source, &Device::Cpu, of).expect("loads");
+            let (exact_scores, exact) = train_whole(&exact, &theta);
+            let model = load(&spec, dtype);
+            let (scores, found) = on_threads(1, || train_whole(&model, &theta));
+            let (_, threaded) = on_threads(3, || train_whole(&model, &theta));
+            assert_same(&found, &threaded, "threads");
+            for slot in spec.slots() {
+                let own = layout.tensor(slot);
+                let exact: Vec<f64> = exact[own.clone()].iter().map(|&x| f64::from(x)).collect();
+                let share = share(&found[own], &exact);
+                assert!(share <= allowed, "{dtype:?} {slot:?}: off by {share:e}, allowed {allowed:e}");
+            }
+            if dtype == Dtype::F32 {
+                for (found, exact) in scores.logprobs.iter().zip(&exact_scores.logprobs) {
+                    assert!((found - exact).abs() <= 1e-4, "{found} for {exact}");
+                }
+            }
+        }
+    }
 }

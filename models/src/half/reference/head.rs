@@ -1,6 +1,6 @@
 //! The head of the reference: final norm, logits, scores of targets and their gradient. Never sees layers or adapters.
 
-use super::{Reference, ops, watch};
+use super::{Reference, add, ops, watch};
 use crate::{HeadGradient, Scores, Target, TargetTokens};
 use candle_core::{D, DType, Result, Tensor};
 
@@ -25,7 +25,14 @@ impl Reference {
         Ok(scores)
     }
 
-    pub(super) fn head_gradient(&self, x: &Tensor, targets: &[Target], gradient: HeadGradient<'_>) -> Result<Tensor> {
+    /// `learned` are the gradients of the final norm and of the head, if they learn.
+    pub(super) fn head_gradient(
+        &self,
+        x: &Tensor,
+        targets: &[Target],
+        gradient: HeadGradient<'_>,
+        mut learned: Option<[&mut [f32]; 2]>,
+    ) -> Result<Tensor> {
         let mut dx = x.zeros_like()?;
         for (chunk, targets) in targets.chunks(CHUNK).enumerate() {
             let x = watch(x)?;
@@ -40,7 +47,12 @@ impl Reference {
                 loss = (loss + weighed(entropies, weights)?)?;
             }
             let tape = loss.backward()?;
-            dx = (dx + tape.get(&x).expect("the head's input has a gradient"))?;
+            let gradient = |leaf: &Tensor| tape.get(leaf).expect("every leaf of the head has a gradient");
+            dx = (dx + gradient(&x))?;
+            if let Some([norm, head]) = &mut learned {
+                add(norm, gradient(&self.final_norm))?;
+                add(head, gradient(self.head.weight()))?;
+            }
         }
         Ok(dx)
     }

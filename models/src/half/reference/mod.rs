@@ -7,11 +7,11 @@ mod ops;
 #[cfg(test)]
 mod tests;
 
-use super::{At, Halves, read};
+use super::{At, Halves, Pass, read};
 use crate::kv::LayerKv;
 use crate::{
     Adapter, Batch, Dtype, HeadGradient, KvSequence, LayerSlot, ModelError, Projection, Scores, Site, SiteParameters,
-    Slot, Span, Spec, Target, TensorSource,
+    Slot, Span, Spec, Target, TensorSource, ThetaSource,
 };
 use candle_core::{DType, Device, Result, Tensor, Var};
 use ops::{Linear, Rope};
@@ -24,6 +24,7 @@ const MLP: [Projection; 3] = [Projection::Gate, Projection::Up, Projection::Down
 pub(crate) struct Reference {
     spec: Arc<Spec>,
     device: Device,
+    kept: Dtype,
     /// Type of the residual stream and of everything but linears: F32, or F64.
     dtype: DType,
     /// Whether keys and values are rounded to bf16, as the CPU form's cache keeps them.
@@ -36,9 +37,10 @@ pub(crate) struct Reference {
 
 struct Layer {
     attention_norm: Tensor,
-    mlp_norm: Tensor,
-    /// In the order of [`Projection::ALL`].
-    linears: [Linear; 7],
+    /// None where there is no MLP.
+    mlp_norm: Option<Tensor>,
+    /// In the order of [`Projection::ALL`], as far as the architecture has them.
+    linears: Vec<Linear>,
 }
 
 /// What a pass readies: θ of each adapter on the device, the rotary tables of its tokens, a causal mask a row.
@@ -77,16 +79,28 @@ impl Reference {
         device: &Device,
         dtype: Dtype,
     ) -> std::result::Result<Self, ModelError> {
+        Self::build(spec, source, device, dtype, |weight| Ok(weight))
+    }
+
+    /// Reads all weights and has `leaf` make what is computed with of each.
+    fn build(
+        spec: Arc<Spec>,
+        source: &dyn TensorSource,
+        device: &Device,
+        dtype: Dtype,
+        leaf: fn(Tensor) -> Result<Tensor>,
+    ) -> std::result::Result<Self, ModelError> {
         let float = if dtype == Dtype::F64 { DType::F64 } else { DType::F32 };
-        let plain = |slot| Ok::<_, ModelError>(read(&spec, source, slot)?.to_device(device)?.to_dtype(float)?);
-        let linear = |slot| Ok::<_, ModelError>(Linear::new(read(&spec, source, slot)?.to_device(device)?, dtype)?);
+        let plain = |slot| Ok::<_, ModelError>(leaf(read(&spec, source, slot)?.to_device(device)?.to_dtype(float)?)?);
+        let linear =
+            |slot| Ok::<_, ModelError>(Linear::new(read(&spec, source, slot)?.to_device(device)?, dtype)?.with(leaf)?);
         let layer = |layer| {
-            let linears = Projection::ALL.map(|projection| linear(Slot::Layer(layer, projection.slot())));
-            let linears: std::result::Result<Vec<_>, _> = linears.into_iter().collect();
+            let own = Projection::ALL.into_iter().filter(|&projection| spec.has(Site { layer, projection }));
+            let linears = own.map(|projection| linear(Slot::Layer(layer, projection.slot())));
             Ok::<_, ModelError>(Layer {
                 attention_norm: plain(Slot::Layer(layer, LayerSlot::AttentionNorm))?,
-                mlp_norm: plain(Slot::Layer(layer, LayerSlot::MlpNorm))?,
-                linears: linears?.try_into().ok().expect("seven projections"),
+                mlp_norm: spec.has_mlp().then(|| plain(Slot::Layer(layer, LayerSlot::MlpNorm))).transpose()?,
+                linears: linears.collect::<std::result::Result<_, _>>()?,
             })
         };
         let embedding = linear(Slot::Embedding)?;
@@ -96,6 +110,7 @@ impl Reference {
             head: if spec.tied_head { embedding } else { linear(Slot::Head)? },
             layers: (0..spec.layers).map(layer).collect::<std::result::Result<_, _>>()?,
             device: device.clone(),
+            kept: dtype,
             dtype: float,
             rounds: matches!(dtype, Dtype::Bf16 | Dtype::Quantised),
             spec,
@@ -163,7 +178,7 @@ impl Reference {
     ) -> Result<Tensor> {
         let Spec { heads, kv_heads, head_dim, norm_eps, .. } = *self.spec;
         let tokens = x.dim(0)?;
-        let normed = ops::rms_norm(x, &self.layers[at.layer].attention_norm, norm_eps)?;
+        let normed = ops::rms_norm(x, self.norm(at.layer, true), norm_eps)?;
         let rope = &at.pass.prepared.rope;
         let q = self.linear(at, Projection::Q, factors, &normed)?.reshape((tokens, heads, head_dim))?;
         let k = self.linear(at, Projection::K, factors, &normed)?.reshape((tokens, kv_heads, head_dim))?;
@@ -184,24 +199,39 @@ impl Reference {
         x + self.linear(at, Projection::O, factors, &Tensor::cat(&attended, 0)?)?
     }
 
+    /// The norm before a layer's attention, or before its MLP.
+    fn norm(&self, layer: usize, attention: bool) -> &Tensor {
+        let Layer { attention_norm, mlp_norm, .. } = &self.layers[layer];
+        if attention { attention_norm } else { mlp_norm.as_ref().expect("the layer has an MLP") }
+    }
+
+    /// The weights of a layer's attention half, or of its MLP half, with their slots in the order of a layout.
+    fn weights(&self, layer: usize, projections: &[Projection]) -> Vec<(Slot, &Tensor)> {
+        let is_attention = projections == ATTENTION;
+        let norm = if is_attention { LayerSlot::AttentionNorm } else { LayerSlot::MlpNorm };
+        let linear = |&projection: &Projection| (projection.slot(), self.layers[layer].linears[projection as usize].weight());
+        let all = std::iter::once((norm, self.norm(layer, is_attention))).chain(projections.iter().map(linear));
+        all.map(|(slot, weight)| (Slot::Layer(layer, slot), weight)).collect()
+    }
+
     /// The MLP half with these factors. `[tokens, hidden]` → the same.
     fn feed(&self, at: At<'_, Prepared>, factors: &[Factors<'_>], x: &Tensor) -> Result<Tensor> {
-        let normed = ops::rms_norm(x, &self.layers[at.layer].mlp_norm, self.spec.norm_eps)?;
+        let normed = ops::rms_norm(x, self.norm(at.layer, false), self.spec.norm_eps)?;
         let gate = ops::activate(self.spec.activation, &self.linear(at, Projection::Gate, factors, &normed)?)?;
         let inner = (gate * self.linear(at, Projection::Up, factors, &normed)?)?;
         x + self.linear(at, Projection::Down, factors, &inner)?
     }
 
-    /// The backward pass of a half: its forward again on a tape whose leaves are its input and its factors.
+    /// The backward pass of a half: its forward again on a tape whose leaves are its input and its factors, or its weights.
     fn back(
         &self,
-        factors: Vec<Factors<'_>>,
-        x: &Tensor,
-        dy: &Tensor,
+        at: At<'_, Prepared>,
+        projections: &[Projection],
+        (x, dy): (&Tensor, &Tensor),
         gradients: &mut [&mut [f32]],
         half: impl Fn(&[Factors<'_>], &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let factors = factors.into_iter().map(Factors::watched).collect::<Result<Vec<_>>>()?;
+        let factors = self.factors(at, projections)?.into_iter().map(Factors::watched).collect::<Result<Vec<_>>>()?;
         let x = watch(x)?;
         let tape = (half(&factors, &x)? * dy)?.sum_all()?.backward()?;
         // A missing gradient is a cut tape, which candle would pass over in silence.
@@ -210,6 +240,11 @@ impl Reference {
             let (into_a, into_b) = parameters.factors_mut(gradients[*adapter]);
             add(into_a, gradient(a))?;
             add(into_b, gradient(b))?;
+        }
+        if let Some((layout, into)) = at.pass.learned(gradients) {
+            for (slot, weight) in self.weights(at.layer, projections) {
+                add(&mut into[layout.tensor(slot)], gradient(weight))?;
+            }
         }
         Ok(gradient(&x).clone())
     }
@@ -270,6 +305,11 @@ impl Halves for Reference {
     type Mlp = Tensor;
     type Head = ();
 
+    fn of_learner(&self, adapter: &Adapter<'_>) -> std::result::Result<Self, ModelError> {
+        let source = ThetaSource { spec: &self.spec, layout: adapter.layout, theta: adapter.theta };
+        Self::build(self.spec.clone(), &source, &self.device, self.kept, |weight| watch(&weight))
+    }
+
     fn prepare(
         &self,
         batch: &Batch,
@@ -293,7 +333,22 @@ impl Halves for Reference {
 
     fn embed(&self, tokens: &[u32]) -> std::result::Result<Tensor, ModelError> {
         let ids = Tensor::from_slice(tokens, tokens.len(), &self.device)?;
-        Ok(self.embedding.index_select(&ids, 0)?.to_dtype(self.dtype)?)
+        Ok(self.embedding.index_select(&ids, 0)?.to_dtype(self.dtype)?.detach())
+    }
+
+    fn embed_backward(
+        &self,
+        pass: &Pass<'_, Prepared>,
+        dx: &Tensor,
+        gradients: &mut [&mut [f32]],
+    ) -> std::result::Result<(), ModelError> {
+        if let Some((layout, into)) = pass.learned(gradients) {
+            let tokens = pass.batch.tokens();
+            let ids = Tensor::from_slice(tokens, tokens.len(), &self.device)?;
+            let zeros = Tensor::zeros((self.spec.vocab, self.spec.hidden), self.dtype, &self.device)?;
+            add(&mut into[layout.tensor(Slot::Embedding)], &zeros.index_add(&ids, dx, 0)?)?;
+        }
+        Ok(())
     }
 
     fn attention(
@@ -302,7 +357,7 @@ impl Halves for Reference {
         x: Tensor,
         sequences: Option<&mut [&mut KvSequence]>,
     ) -> std::result::Result<Tensor, ModelError> {
-        Ok(self.attend(at, &self.factors(at, &ATTENTION)?, &x, sequences)?)
+        Ok(self.attend(at, &self.factors(at, &ATTENTION)?, &x, sequences)?.detach())
     }
 
     fn attention_recorded(&self, at: At<'_, Prepared>, x: Tensor) -> std::result::Result<(Tensor, Tensor), ModelError> {
@@ -317,11 +372,11 @@ impl Halves for Reference {
         gradients: &mut [&mut [f32]],
     ) -> std::result::Result<Tensor, ModelError> {
         let half = |factors: &[Factors<'_>], x: &Tensor| self.attend(at, factors, x, None);
-        Ok(self.back(self.factors(at, &ATTENTION)?, &x, &dy, gradients, half)?)
+        Ok(self.back(at, &ATTENTION, (&x, &dy), gradients, half)?)
     }
 
     fn mlp(&self, at: At<'_, Prepared>, x: Tensor) -> std::result::Result<Tensor, ModelError> {
-        Ok(self.feed(at, &self.factors(at, &MLP)?, &x)?)
+        Ok(self.feed(at, &self.factors(at, &MLP)?, &x)?.detach())
     }
 
     fn mlp_recorded(&self, at: At<'_, Prepared>, x: Tensor) -> std::result::Result<(Tensor, Tensor), ModelError> {
@@ -336,7 +391,7 @@ impl Halves for Reference {
         gradients: &mut [&mut [f32]],
     ) -> std::result::Result<Tensor, ModelError> {
         let half = |factors: &[Factors<'_>], x: &Tensor| self.feed(at, factors, x);
-        Ok(self.back(self.factors(at, &MLP)?, &x, &dy, gradients, half)?)
+        Ok(self.back(at, &MLP, (&x, &dy), gradients, half)?)
     }
 
     fn logits(&self, x: &Tensor, positions: &[usize]) -> std::result::Result<Vec<f32>, ModelError> {
@@ -347,24 +402,30 @@ impl Halves for Reference {
         Ok(self.head_scores(x, targets)?)
     }
 
-    fn scores_recorded(&self, x: &Tensor, targets: &[Target]) -> std::result::Result<(Scores, ()), ModelError> {
+    fn scores_recorded(
+        &self,
+        _: &Pass<'_, Prepared>,
+        x: &Tensor,
+        targets: &[Target],
+    ) -> std::result::Result<(Scores, ()), ModelError> {
         Ok((self.head_scores(x, targets)?, ()))
     }
 
     fn head_backward(
         &self,
+        pass: &Pass<'_, Prepared>,
         x: &Tensor,
-        targets: &[Target],
-        _: Option<()>,
+        (targets, _): (&[Target], Option<()>),
         gradient: HeadGradient<'_>,
+        gradients: &mut [&mut [f32]],
     ) -> std::result::Result<Tensor, ModelError> {
-        Ok(self.head_gradient(x, targets, gradient)?)
+        let learned = pass.learned(gradients);
+        let learned = learned.map(|(layout, gradient)| layout.gradients_of(gradient, [Slot::FinalNorm, Slot::Head]));
+        Ok(self.head_gradient(x, targets, gradient, learned)?)
     }
 
     fn normed(&self, layer: usize, attention: bool, x: &Tensor) -> std::result::Result<Vec<Vec<f32>>, ModelError> {
-        let own = &self.layers[layer];
-        let weight = if attention { &own.attention_norm } else { &own.mlp_norm };
-        Ok(ops::rms_norm(x, weight, self.spec.norm_eps)?.to_dtype(DType::F32)?.to_vec2::<f32>()?)
+        Ok(ops::rms_norm(x, self.norm(layer, attention), self.spec.norm_eps)?.to_dtype(DType::F32)?.to_vec2::<f32>()?)
     }
 
     fn means(&self, x: &Tensor, spans: &[Span]) -> std::result::Result<Vec<Vec<f32>>, ModelError> {

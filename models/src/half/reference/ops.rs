@@ -3,7 +3,7 @@
 use crate::{Activation, Dtype, Site, Span, Spec};
 use candle_core::{D, DType, Device, Result, Tensor};
 
-/// A frozen linear, `[outputs, inputs]`.
+/// A linear, `[outputs, inputs]`.
 pub(super) struct Linear {
     weight: Tensor,
     /// The input is rounded to bf16 first.
@@ -22,6 +22,11 @@ impl Linear {
             Dtype::Bf16 | Dtype::Quantised => weight.to_dtype(DType::BF16)?,
         };
         Ok(Self { weight, rounds: matches!(dtype, Dtype::Bf16 | Dtype::Quantised) })
+    }
+
+    /// With what `leaf` makes of the weight.
+    pub(super) fn with(self, leaf: fn(Tensor) -> Result<Tensor>) -> Result<Self> {
+        Ok(Self { weight: leaf(self.weight)?, ..self })
     }
 
     pub(super) fn weight(&self) -> &Tensor {

@@ -137,7 +137,7 @@ fn with_pass<T>(
     }
     let batch = batch();
     let prepared = decoder.halves.prepare(&batch, &adapters, Some(0)).expect("prepares");
-    run(&Pass { batch: &batch, adapters: &adapters, segments: batch.segments(), prepared })
+    run(&Pass { batch: &batch, adapters: &adapters, segments: batch.segments(), whole: None, prepared })
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -260,14 +260,17 @@ fn scalar(tensor: &Tensor) -> f64 {
 #[test]
 fn the_head_has_the_gradient_of_its_differences() {
     for spec in specs() {
-        let Decoder { halves, .. } = decoder(&spec);
+        let decoder = decoder(&spec);
+        let halves = &decoder.halves;
         let tokens = batch().tokens().len();
         let x = Tensor::from_vec(noise(6, tokens * spec.hidden, 1.5), (tokens, spec.hidden), &Device::Cpu).expect("x");
         let (logprobs, entropies) = score_weights();
         let gradient = HeadGradient { logprobs: &logprobs, entropies: Some(&entropies) };
-        let dx = halves.head_backward(&x, &targets(), None, gradient).expect("backward");
+        let dx = with_pass(&decoder, &learners(&spec), None, |pass| {
+            halves.head_backward(pass, &x, (&targets(), None), gradient, &mut []).expect("backward")
+        });
         assert_matches_differences("head: x", &values(&x), &values(&dx), |moved| {
-            scalar(&loss_of(&halves, &tensor(moved.to_vec(), &x)))
+            scalar(&loss_of(halves, &tensor(moved.to_vec(), &x)))
         });
     }
 }
@@ -275,7 +278,7 @@ fn the_head_has_the_gradient_of_its_differences() {
 /// The whole model in one expression, beside the decoder's walk.
 fn whole<'a>(halves: &Reference, pass: &'a Pass<'a, Prepared>, factors: &[Vec<Factors<'a>>]) -> Tensor {
     let mut x = halves.embed(pass.batch.tokens()).expect("embedding");
-    for (half, factors) in factors.iter().enumerate() {
+    for (half, factors) in factors.iter().enumerate().filter(|(half, _)| half % 2 == 0 || halves.spec.has_mlp()) {
         let at = At { layer: half / 2, pass };
         x = match half % 2 {
             0 => halves.attend(at, factors, &x, None).expect("attention"),
@@ -361,9 +364,54 @@ fn a_gradient_that_the_tape_lost_is_an_assertion_failure() {
     let mut into: Vec<&mut [f32]> = gradients.iter_mut().map(Vec::as_mut_slice).collect();
     with_pass(&decoder, &learners, None, |pass| {
         let x = Tensor::ones((pass.batch.tokens().len(), spec.hidden), DType::F64, &Device::Cpu).expect("x");
-        let factors = decoder.halves.factors(At { layer: 0, pass }, &MLP).expect("factors");
         // A half that forgets its factors.
-        decoder.halves.back(factors, &x, &x, &mut into, |_, x| x * 2.0)
+        decoder.halves.back(At { layer: 0, pass }, &MLP, (&x, &x), &mut into, |_, x| x * 2.0)
     })
     .expect("backward");
+}
+
+/// Rows of one learner: a prefix with a continuation that is continued, and rows of their own.
+fn own_batch() -> Batch {
+    let continued = Row { position: 3, prefix: Some(0), ..Row::new(&[]).under(Some(0)) };
+    Batch::new([
+        Row::new(&[4, 1, 7]).under(Some(0)),
+        Row { tokens: &[2, 2], ..continued.clone() },
+        Row { tokens: &[5], position: 5, prefix: Some(1), ..continued },
+        Row::new(&[3, 9, 8, 6, 18, 4]).under(Some(0)),
+        Row::new(&[1, 10, 0]).under(Some(0)),
+    ])
+}
+
+#[test]
+fn every_weight_of_a_learner_of_all_of_them_has_the_gradient_of_its_difference() {
+    let small = &specs()[2];
+    for spec in [
+        small.clone(),
+        Spec { tied_head: false, ..small.clone() },
+        Spec { intermediate: 0, ..small.clone() },
+    ] {
+        let decoder = decoder(&spec);
+        let layout = Layout::whole(&spec);
+        assert_eq!(layout.len(), spec.parameters());
+        // Another θ than the base's, so that a weight that is taken from the base shows.
+        let theta = layout.read(&spec, &RandomSource { spec: spec.clone(), seed: 9 }).expect("weights");
+        let batch = own_batch();
+        let mut gradient = vec![0.0; layout.gradient_len()];
+        let adapters = [Adapter::new(&layout, &theta)];
+        let (logprobs, entropies) = score_weights();
+        let coefficients = HeadGradient { logprobs: &logprobs, entropies: Some(&entropies) };
+        let tape = decoder.record(&batch, &adapters, 0).expect("records");
+        tape.backward(&targets(), coefficients, &mut [&mut gradient]).expect("backward");
+        layout.fold(&mut gradient);
+        let name = format!("tied {}, MLP of {}", spec.tied_head, spec.intermediate);
+        assert_matches_differences(&name, &wide(&theta), &wide(&gradient[..layout.len()]), |theta| {
+            let theta: Vec<f32> = theta.iter().map(|&x| x as f32).collect();
+            let adapters = [Adapter::new(&layout, &theta)];
+            let halves = decoder.halves.of_learner(&adapters[0]).expect("weights");
+            let prepared = halves.prepare(&batch, &adapters, None).expect("prepares");
+            let pass =
+                Pass { batch: &batch, adapters: &adapters, segments: batch.segments(), whole: Some(0), prepared };
+            scalar(&whole(&halves, &pass, &(0..2 * spec.layers).map(|_| Vec::new()).collect::<Vec<_>>()))
+        });
+    }
 }
