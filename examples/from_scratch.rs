@@ -22,7 +22,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let layout = Layout::whole(&spec);
     let theta = layout.read(&spec, &initial)?;
     let mut learner = Learner::new(layout, theta, 1, 0.0);
-    let limits = PassLimits { tokens_per_pass: BATCH_TOKENS.max(context), share_prompts: false, ..PassLimits::default() };
+    let limits =
+        PassLimits { tokens_per_pass: BATCH_TOKENS.max(context), share_prompts: false, ..PassLimits::default() };
     let rows = (BATCH_TOKENS / context).max(1);
     println!("{} weights, {rows} rows of {context} tokens a step", spec.parameters());
     // Products with weights: there once, back twice. Pairs of attention: 4 operations a head's width there, 10 back.
@@ -34,7 +35,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for step in 0..steps {
         let batch: Vec<TrainRow> = (0..rows).map(|row| repeated(context, (step * rows + row) as u64)).collect();
         let started = Instant::now();
-        let stats = forward_backward(&model, &mut [Job { learner: &mut learner, rows: &batch, loss: &loss::nll }], limits)?;
+        let stats =
+            forward_backward(&model, &mut [Job { learner: &mut learner, rows: &batch, loss: &loss::nll }], limits)?;
         optim_step(&mut learner, &AdamW { lr: 3e-3, ..AdamW::default() })?;
         let seconds = started.elapsed().as_secs_f64();
         best = best.min(seconds);

@@ -2,9 +2,7 @@
 //! half is computed, nor a tensor.
 
 use crate::half::{At, Halves, Pass};
-use crate::{
-    Adapter, Batch, HeadGradient, KvSequence, ModelError, Scores, Span, Spec, Target, TargetTokens,
-};
+use crate::{Adapter, Batch, HeadGradient, KvSequence, ModelError, Scores, Span, Spec, Target, TargetTokens};
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 

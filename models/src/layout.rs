@@ -107,7 +107,11 @@ impl Layout {
     }
 
     /// The gradients of `slots`, in the order of the layout, in a gradient of this layout.
-    pub(crate) fn gradients_of<'g, const N: usize>(&self, gradient: &'g mut [f32], slots: [Slot; N]) -> [&'g mut [f32]; N] {
+    pub(crate) fn gradients_of<'g, const N: usize>(
+        &self,
+        gradient: &'g mut [f32],
+        slots: [Slot; N],
+    ) -> [&'g mut [f32]; N] {
         let (mut rest, mut passed) = (gradient, 0);
         slots.map(|slot| {
             let second = slot == Slot::Head && self.shared > 0;

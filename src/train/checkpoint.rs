@@ -51,8 +51,7 @@ impl Learner {
         let site = |s: &socius_models::SiteParameters| (s.site.layer, s.site.projection as usize, s.rank, s.scale);
         let sites = self.layout.sites().iter().map(site).collect();
         let state = State { counters: self.counters.clone(), sites, whole: self.layout.is_whole() };
-        let data =
-            [&self.theta[..], self.gradient(), &self.moments[0], &self.moments[1]].map(little_endian);
+        let data = [&self.theta[..], self.gradient(), &self.moments[0], &self.moments[1]].map(little_endian);
         let digest = digest(&state, data.each_ref().map(|bytes| &bytes[..]));
         let header = serde_json::to_string(&Header { version: VERSION, digest, state }).expect("plain data serialises");
         let view = |bytes| TensorView::new(Dtype::F32, vec![self.theta.len()], bytes).expect("a length fits its bytes");

@@ -103,8 +103,7 @@ mod tests {
     fn a_weights_gradient_is_that_of_f64_within_the_bound() {
         for (rows, outputs, inputs) in [(1, 1, 1), (3, 25, 17), (64, 24, 64), (131, 50, 70), (200, 7, 130)] {
             let mut values = Values::new(rows as u64);
-            let (x, dy, old) =
-                (values.take(rows * inputs), values.take(rows * outputs), values.take(outputs * inputs));
+            let (x, dy, old) = (values.take(rows * inputs), values.take(rows * outputs), values.take(outputs * inputs));
             for &variant in variants() {
                 let found = gradient(variant, (&x, &dy), rows, &old);
                 for o in 0..outputs {

@@ -15,7 +15,9 @@ pub(crate) mod cpu;
 pub(crate) mod reference;
 
 use crate::kv::LayerKv;
-use crate::{Adapter, Batch, HeadGradient, KvSequence, Layout, ModelError, Scores, Slot, Span, Spec, Target, TensorSource};
+use crate::{
+    Adapter, Batch, HeadGradient, KvSequence, Layout, ModelError, Scores, Slot, Span, Spec, Target, TensorSource,
+};
 use candle_core::Tensor;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -188,11 +190,7 @@ pub(crate) fn read(spec: &Spec, source: &dyn TensorSource, slot: Slot) -> Result
 }
 
 /// The values in `slot`, row-major and checked.
-pub(crate) fn values<'s>(
-    spec: &Spec,
-    source: &'s dyn TensorSource,
-    slot: Slot,
-) -> Result<Cow<'s, [f32]>, ModelError> {
+pub(crate) fn values<'s>(spec: &Spec, source: &'s dyn TensorSource, slot: Slot) -> Result<Cow<'s, [f32]>, ModelError> {
     match source.held(slot) {
         Some(values) => {
             let expected = spec.shape(slot);

@@ -4,8 +4,8 @@ use super::{At, Cpu, Part, Prepared};
 use crate::{Adapter, LayerSlot, Projection, Site, Slot};
 use rayon::prelude::*;
 use socius_kernels::linear::{PackedLinear, WeightGradient, Write, add_weight_gradients};
-use socius_kernels::norm;
 use socius_kernels::lora::{self, Adapted, Factors, Gradient, Linear, Low, Output, Through};
+use socius_kernels::norm;
 use std::ops::Range;
 use std::sync::Arc;
 

@@ -101,7 +101,9 @@ impl Cpu {
             Ok::<_, ModelError>(Layer {
                 attention_norm: norm(Slot::Layer(layer, LayerSlot::AttentionNorm))?,
                 mlp_norm: if spec.has_mlp() { norm(Slot::Layer(layer, LayerSlot::MlpNorm))? } else { Vec::new() },
-                linears: own.map(|projection| linear(Slot::Layer(layer, projection.slot()))).collect::<Result<_, _>>()?,
+                linears: own
+                    .map(|projection| linear(Slot::Layer(layer, projection.slot())))
+                    .collect::<Result<_, _>>()?,
             })
         };
         Ok(Self {

@@ -257,13 +257,15 @@ fn each_half_and_its_every_gradient_is_that_of_the_f64_reference() {
             let (c, e) = coefficients(&batch);
             let gradient = HeadGradient { logprobs: &c, entropies: Some(&e) };
             let found = cpu.head_backward(&pass, &x, (&targets, None), gradient, &mut []).expect("backward");
-            let exact = reference.head_backward(&exact_pass, &wide(&x), (&targets, None), gradient, &mut []).expect("backward");
+            let exact =
+                reference.head_backward(&exact_pass, &wide(&x), (&targets, None), gradient, &mut []).expect("backward");
             check("head dx", &found, &f64s(&exact));
             let single = distinct(&targets);
             let gradient = HeadGradient { logprobs: &c[..single.len()], entropies: None };
             let (_, saved) = cpu.scores_recorded(&pass, &x, &single).expect("scores");
             let found = cpu.head_backward(&pass, &x, (&single, Some(saved)), gradient, &mut []).expect("backward");
-            let exact = reference.head_backward(&exact_pass, &wide(&x), (&single, None), gradient, &mut []).expect("backward");
+            let exact =
+                reference.head_backward(&exact_pass, &wide(&x), (&single, None), gradient, &mut []).expect("backward");
             check("head dx from its scores", &found, &f64s(&exact));
             let (found, exact) = (cpu.scores(&x, &targets), reference.scores(&wide(&x), &targets));
             let (found, exact) = (found.expect("scores"), exact.expect("scores"));
@@ -486,8 +488,7 @@ fn every_weight_of_a_learner_of_all_has_the_references_gradient_whatever_the_thr
         let theta = layout.read(&spec, &RandomSource { spec: spec.clone(), seed: 8 }).expect("weights");
         let source = RandomSource { spec: spec.clone(), seed: 3 };
         // Through a whole model, not one half: six halves and a head. In bf16 both round the same values, as above.
-        for (dtype, of, allowed) in
-            [(Dtype::F32, Dtype::F64, 7.0 * F32_SHARE), (Dtype::Bf16, Dtype::Bf16, BF16_SHARE)]
+        for (dtype, of, allowed) in [(Dtype::F32, Dtype::F64, 7.0 * F32_SHARE), (Dtype::Bf16, Dtype::Bf16, BF16_SHARE)]
         {
             let exact = Model::load_reference(spec.clone(), &source, &Device::Cpu, of).expect("loads");
             let (exact_scores, exact) = train_whole(&exact, &theta);

@@ -79,7 +79,7 @@ impl Reference {
         device: &Device,
         dtype: Dtype,
     ) -> std::result::Result<Self, ModelError> {
-        Self::build(spec, source, device, dtype, |weight| Ok(weight))
+        Self::build(spec, source, device, dtype, Ok)
     }
 
     /// Reads all weights and has `leaf` make what is computed with of each.
@@ -209,7 +209,8 @@ impl Reference {
     fn weights(&self, layer: usize, projections: &[Projection]) -> Vec<(Slot, &Tensor)> {
         let is_attention = projections == ATTENTION;
         let norm = if is_attention { LayerSlot::AttentionNorm } else { LayerSlot::MlpNorm };
-        let linear = |&projection: &Projection| (projection.slot(), self.layers[layer].linears[projection as usize].weight());
+        let linear =
+            |&projection: &Projection| (projection.slot(), self.layers[layer].linears[projection as usize].weight());
         let all = std::iter::once((norm, self.norm(layer, is_attention))).chain(projections.iter().map(linear));
         all.map(|(slot, weight)| (Slot::Layer(layer, slot), weight)).collect()
     }

@@ -385,11 +385,7 @@ fn own_batch() -> Batch {
 #[test]
 fn every_weight_of_a_learner_of_all_of_them_has_the_gradient_of_its_difference() {
     let small = &specs()[2];
-    for spec in [
-        small.clone(),
-        Spec { tied_head: false, ..small.clone() },
-        Spec { intermediate: 0, ..small.clone() },
-    ] {
+    for spec in [small.clone(), Spec { tied_head: false, ..small.clone() }, Spec { intermediate: 0, ..small.clone() }] {
         let decoder = decoder(&spec);
         let layout = Layout::whole(&spec);
         assert_eq!(layout.len(), spec.parameters());
