@@ -79,7 +79,7 @@ impl Reference {
         device: &Device,
         dtype: Dtype,
     ) -> std::result::Result<Self, ModelError> {
-        Self::build(spec, source, device, dtype, |weight| Ok(weight))
+        Self::build(spec, source, device, dtype, Ok)
     }
 
     /// Reads all weights and has `leaf` make what is computed with of each.
