@@ -2,7 +2,7 @@
 
 use super::{PANEL, TASK_ROWS};
 use crate::gemm::{Gemm, balanced};
-use crate::simd::{self, Kernel, LANES, PairDot, Simd, Variant};
+use crate::simd::{self, Kernel, LANES, PairDot, Simd, Variant, WIDE_STEPS};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
@@ -112,10 +112,10 @@ const CACHED_STEPS: usize = 768;
 /// As for [`run_floats`].
 pub(crate) unsafe fn run_pairs(variant: Variant, tiles: Tiles) {
     assert!(simd::variants().contains(&variant), "{} is not of this machine", variant.name());
-    let width = tiles.width;
+    let (width, steps_max) = (tiles.width, if variant == Variant::Avx2 { WIDE_STEPS } else { CACHED_STEPS });
     // At least once, so that no inputs give 0. A sum that is put down and taken up again is the same sum.
-    for first in (0..tiles.steps.max(1)).step_by(CACHED_STEPS) {
-        let end = tiles.steps.min(first + CACHED_STEPS);
+    for first in (0..tiles.steps.max(1)).step_by(steps_max) {
+        let end = tiles.steps.min(first + steps_max);
         let part = Tiles {
             steps: end - first,
             x: tiles.x.wrapping_add(first * tiles.x_strides.1),
@@ -170,15 +170,23 @@ unsafe fn avx2(tiles: Tiles) {
 unsafe fn body<P: PairDot>(t: Tiles) {
     let vectors = t.columns.div_ceil(LANES);
     let ahead = Ahead::new(&t, t.width, t.rows.div_ceil(P::S::TILE_ROWS));
+    let mut widened = Widened::new();
     let mut row = 0;
     while row < t.rows {
         let narrow = vectors == 1 && P::S::TILE_VECTORS > 1;
         let rows = balanced(t.rows - row, if narrow { NARROW_ROWS } else { P::S::TILE_ROWS });
         let mut vector = 0;
+        let (mut x, mut x_strides) = (t.x.wrapping_add(row * t.x_strides.0), t.x_strides);
+        if P::WIDENED {
+            // SAFETY: the rows are inside x, and their steps no more than there is room for.
+            unsafe { widened.fill::<P>(rows, (x, x_strides), t.steps) };
+            (x, x_strides) = (widened.at(), (0, 1));
+        }
         while vector < vectors {
             let count = if vectors - vector >= P::S::TILE_VECTORS { P::S::TILE_VECTORS } else { 1 };
             let at = At {
-                x: t.x.wrapping_add(row * t.x_strides.0),
+                x,
+                x_strides,
                 weights: t.weights.wrapping_add(vector * LANES),
                 y: t.y.wrapping_add(row * t.y_row + vector * LANES),
                 columns: t.columns - vector * LANES,
@@ -199,10 +207,35 @@ unsafe fn body<P: PairDot>(t: Tiles) {
     }
 }
 
+/// Rows of a tile of AVX2, as it reads them.
+#[repr(align(64))]
+struct Widened([MaybeUninit<u32>; 2 * 6 * WIDE_STEPS]);
+
+impl Widened {
+    #[inline(always)]
+    fn new() -> Self {
+        Self([const { MaybeUninit::uninit() }; 2 * 6 * WIDE_STEPS])
+    }
+
+    fn at(&self) -> *const u32 {
+        self.0.as_ptr().cast()
+    }
+
+    /// # Safety
+    /// `x` is readable over `rows ≤ 6` rows of `steps`.
+    #[inline(always)]
+    unsafe fn fill<P: PairDot>(&mut self, rows: usize, (x, strides): (*const u32, (usize, usize)), steps: usize) {
+        assert!(rows <= 6 && steps <= WIDE_STEPS, "room for {rows} rows of {steps} steps");
+        // SAFETY: the caller's promise, and the assertion.
+        unsafe { P::widen(x, strides, (rows, steps), self.0.as_mut_ptr().cast()) };
+    }
+}
+
 /// One register tile's place.
 #[derive(Clone, Copy)]
 struct At {
     x: *const u32,
+    x_strides: (usize, usize),
     weights: *const u32,
     y: *mut f32,
     columns: usize,
@@ -289,22 +322,13 @@ unsafe fn run_tile<P: PairDot, const R: usize, const V: usize>(t: &Tiles, at: At
         }
         let (mut x, mut weights) = (at.x, at.weights);
         for step in 0..t.steps {
-            let mut w = [P::load_pairs(weights); V];
-            for v in 1..V {
-                w[v] = P::load_pairs(weights.add(v * LANES));
-            }
-            weights = weights.wrapping_add(at.width);
             // A tile of one or two rows does little else than read.
             for line in 0..if R <= 2 { V } else { 1 } {
                 P::S::prefetch_far(at.ahead.at(step).wrapping_add(line * LANES));
             }
-            for r in 0..R {
-                let a = P::splat_pair(*x.add(r * t.x_strides.0));
-                for v in 0..V {
-                    acc[r][v] = P::dot(acc[r][v], a, w[v]);
-                }
-            }
-            x = x.wrapping_add(t.x_strides.1);
+            P::step(&mut acc, (x, at.x_strides.0), weights);
+            weights = weights.wrapping_add(at.width);
+            x = x.wrapping_add(at.x_strides.1);
         }
         for r in 0..R {
             for v in 0..V {

@@ -198,6 +198,9 @@ pub(crate) trait Simd: Copy + 'static {
     }
 }
 
+/// Steps of pairs that are widened at a time: six rows of both halves are 18 kB.
+pub(crate) const WIDE_STEPS: usize = 384;
+
 /// Weights as pairs of bf16 along the summed dimension, times a pair of bf16 activations.
 ///
 /// # Safety
@@ -214,6 +217,35 @@ pub(crate) trait PairDot: Copy + 'static {
     unsafe fn splat_pair(pair: u32) -> Self::Activation;
     /// `acc + a₀·w₀ + a₁·w₁` in each lane.
     unsafe fn dot(acc: <Self::S as Simd>::F, a: Self::Activation, w: Self::Weights) -> <Self::S as Simd>::F;
+
+    /// Whether tiles read activations as [`PairDot::widen`] leaves them.
+    const WIDENED: bool = false;
+
+    /// Widens rows of pairs, each of `steps ≤ WIDE_STEPS`, at `x` with the distances of rows and of steps.
+    #[inline(always)]
+    unsafe fn widen(_x: *const u32, _strides: (usize, usize), (_rows, _steps): (usize, usize), _to: *mut u32) {}
+
+    /// [`PairDot::dot`] for a tile: rows' pairs are `x_row` apart, vectors of weights next to each other.
+    #[inline(always)]
+    unsafe fn step<const R: usize, const V: usize>(
+        acc: &mut [[<Self::S as Simd>::F; V]; R],
+        (x, x_row): (*const u32, usize),
+        weights: *const u32,
+    ) {
+        // SAFETY: the caller's promise for every row and vector.
+        unsafe {
+            let mut w = [Self::load_pairs(weights); V];
+            for v in 1..V {
+                w[v] = Self::load_pairs(weights.add(v * LANES));
+            }
+            for r in 0..R {
+                let a = Self::splat_pair(*x.add(r * x_row));
+                for v in 0..V {
+                    acc[r][v] = Self::dot(acc[r][v], a, w[v]);
+                }
+            }
+        }
+    }
 }
 
 /// A serial computation, generic over the lanes. `run` must be `#[inline(always)]`, as must all that it calls with lanes.

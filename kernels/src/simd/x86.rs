@@ -1,6 +1,6 @@
 //! The lanes on x86-64: AVX2 with FMA, AVX-512F, and bf16 pairs with AVX-512-BF16; knows no operation of a model.
 
-use super::{Kernel, LANES, PairDot, Simd};
+use super::{Kernel, LANES, PairDot, Simd, WIDE_STEPS};
 use crate::gemm::{self, Gemm};
 use std::arch::x86_64::*;
 
@@ -265,11 +265,13 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn load_n(p: *const f32, n: usize) -> [__m256; 2] {
-        let mut lanes = [0f32; LANES];
-        // SAFETY: see above.
+        // SAFETY: see above; masked lanes are not read.
         unsafe {
-            std::ptr::copy_nonoverlapping(p, lanes.as_mut_ptr(), n);
-            Self::load(lanes.as_ptr())
+            if n == LANES {
+                return Self::load(p);
+            }
+            let [low, high] = masks(n);
+            [_mm256_maskload_ps(p, low), _mm256_maskload_ps(p.wrapping_add(8), high)]
         }
     }
     #[inline(always)]
@@ -282,11 +284,14 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn store_n(p: *mut f32, x: [__m256; 2], n: usize) {
-        let mut lanes = [0f32; LANES];
-        // SAFETY: see above.
+        // SAFETY: see above; masked lanes are not written.
         unsafe {
-            Self::store(lanes.as_mut_ptr(), x);
-            std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n);
+            if n == LANES {
+                return Self::store(p, x);
+            }
+            let [low, high] = masks(n);
+            _mm256_maskstore_ps(p, low, x[0]);
+            _mm256_maskstore_ps(p.wrapping_add(8), high, x[1]);
         }
     }
     #[inline(always)]
@@ -346,16 +351,24 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn transpose(src: *const f32, src_row: usize, dst: *mut f32, dst_row: usize) {
-        // SAFETY: see above; the portable form uses no instruction set.
-        unsafe { super::Portable::transpose(src, src_row, dst, dst_row) }
+        // SAFETY: see above; 16 rows of 16 values at both ends.
+        unsafe {
+            for (i, j) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
+                transpose8(src.add(i * src_row + j), src_row, dst.add(j * dst_row + i), dst_row);
+            }
+        }
     }
     #[inline(always)]
     unsafe fn halves(p: *const u32, n: usize) -> ([__m256; 2], [__m256; 2]) {
-        let mut words = [0u32; LANES];
-        // SAFETY: see above.
+        // SAFETY: see above; masked lanes are not read.
         unsafe {
-            std::ptr::copy_nonoverlapping(p, words.as_mut_ptr(), n);
-            Self::load_pairs(words.as_ptr())
+            if n == LANES {
+                return Self::load_pairs(p);
+            }
+            let [low, high] = masks(n);
+            let (even0, odd0) = split256(_mm256_maskload_epi32(p.cast(), low));
+            let (even1, odd1) = split256(_mm256_maskload_epi32(p.wrapping_add(8).cast(), high));
+            ([even0, even1], [odd0, odd1])
         }
     }
     #[inline(always)]
@@ -397,6 +410,93 @@ impl PairDot for Avx2 {
     unsafe fn dot(acc: [__m256; 2], a: (f32, f32), w: Self::Weights) -> [__m256; 2] {
         // SAFETY: see above.
         unsafe { Self::fma(Self::splat(a.1), w.1, Self::fma(Self::splat(a.0), w.0, acc)) }
+    }
+    // Activations are broadcast once for each vector of outputs: their halves had better be f32 by then.
+    const WIDENED: bool = true;
+    /// Row by row: the even halves, then the odd ones, [`WIDE_STEPS`] apart.
+    #[inline(always)]
+    unsafe fn widen(x: *const u32, strides: (usize, usize), (rows, steps): (usize, usize), to: *mut u32) {
+        // SAFETY: see above.
+        unsafe {
+            for r in 0..rows {
+                let (x, even) = (x.wrapping_add(r * strides.0), to.add(2 * WIDE_STEPS * r));
+                let odd = even.add(WIDE_STEPS);
+                let vectors = if strides.1 == 1 { steps / 8 } else { 0 };
+                for step in (0..8 * vectors).step_by(8) {
+                    let (low, high) = split256(_mm256_loadu_si256(x.add(step).cast()));
+                    _mm256_storeu_ps(even.add(step).cast(), low);
+                    _mm256_storeu_ps(odd.add(step).cast(), high);
+                }
+                for step in 8 * vectors..steps {
+                    let pair = *x.add(step * strides.1);
+                    (*even.add(step), *odd.add(step)) = (pair << 16, pair & 0xffff_0000);
+                }
+            }
+        }
+    }
+    /// First all rows by the even halves, then by the odd ones: six rows' sums leave room for one half of the weights.
+    #[inline(always)]
+    unsafe fn step<const R: usize, const V: usize>(
+        acc: &mut [[[__m256; 2]; V]; R],
+        (x, _): (*const u32, usize),
+        weights: *const u32,
+    ) {
+        // SAFETY: see above; activations are widened.
+        unsafe {
+            let x = x.cast::<f32>();
+            for v in 0..V {
+                let at = [weights.add(v * LANES), weights.add(v * LANES + 8)];
+                let even = at.map(|at| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_loadu_si256(at.cast()))));
+                for r in 0..R {
+                    acc[r][v] = Self::fma([_mm256_broadcast_ss(&*x.add(2 * WIDE_STEPS * r)); 2], even, acc[r][v]);
+                }
+                let high = _mm256_set1_epi32(0xffff_0000u32 as i32);
+                let odd = at.map(|at| _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(at.cast()), high)));
+                for r in 0..R {
+                    let a = _mm256_broadcast_ss(&*x.add(2 * WIDE_STEPS * r + WIDE_STEPS));
+                    acc[r][v] = Self::fma([a; 2], odd, acc[r][v]);
+                }
+            }
+        }
+    }
+}
+
+/// All bits of the lanes below `n`, in two registers.
+#[inline(always)]
+unsafe fn masks(n: usize) -> [__m256i; 2] {
+    // SAFETY: see above.
+    unsafe {
+        let (n, lanes) = (_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        [_mm256_cmpgt_epi32(n, lanes), _mm256_cmpgt_epi32(n, _mm256_add_epi32(lanes, _mm256_set1_epi32(8)))]
+    }
+}
+
+/// Writes the transpose of 8 × 8 values.
+#[inline(always)]
+unsafe fn transpose8(src: *const f32, src_row: usize, dst: *mut f32, dst_row: usize) {
+    // SAFETY: see above.
+    unsafe {
+        let zero = _mm256_setzero_ps();
+        // Rows i and i + 4 of one half of the columns, so that nothing need cross the halves of a register later.
+        let (mut left, mut right) = ([zero; 4], [zero; 4]);
+        for i in 0..4 {
+            let row = |i: usize, j: usize| _mm_loadu_ps(src.add(i * src_row + j));
+            left[i] = _mm256_set_m128(row(i + 4, 0), row(i, 0));
+            right[i] = _mm256_set_m128(row(i + 4, 4), row(i, 4));
+        }
+        for (half, [a, b, c, d]) in [left, right].into_iter().enumerate() {
+            let (ab_low, ab_high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            let (cd_low, cd_high) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+            let columns = [
+                _mm256_shuffle_ps::<0x44>(ab_low, cd_low),
+                _mm256_shuffle_ps::<0xee>(ab_low, cd_low),
+                _mm256_shuffle_ps::<0x44>(ab_high, cd_high),
+                _mm256_shuffle_ps::<0xee>(ab_high, cd_high),
+            ];
+            for (i, column) in columns.into_iter().enumerate() {
+                _mm256_storeu_ps(dst.add((4 * half + i) * dst_row), column);
+            }
+        }
     }
 }
 
