@@ -6,9 +6,9 @@ use crate::simd::{self, Kernel, LANES, PairDot, Simd, Variant, WIDE_STEPS};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
-/// `y[rows, columns] (+)= x[rows, steps] · panel[steps, width]ᵀ`, where a step is a pair of bf16.
+/// `y[rows, columns] (+)= x[rows, steps] · panel[steps, width]ᵀ`, where a step is a pair of bf16 (`u32`) or an f32.
 #[derive(Clone, Copy)]
-pub(crate) struct Tiles<X = u32> {
+pub(crate) struct Tiles<X> {
     pub(crate) rows: usize,
     /// In linears at most a panel's.
     pub(crate) columns: usize,
@@ -25,9 +25,6 @@ pub(crate) struct Tiles<X = u32> {
     /// The weights that are read after these, as a rule: memory is asked for them meanwhile, unless they are these.
     pub(crate) next: *const X,
 }
-
-/// The same where a step is one f32.
-pub(super) type Floats = Tiles<f32>;
 
 /// Inputs that one register sums up in f32; sums of more are added from such parts, which keeps rounding near √in less.
 const PART: usize = 128;
@@ -68,7 +65,7 @@ impl Part {
 /// # Safety
 /// `x` holds `rows · steps` values, `weights` a panel (columns padded to 16), `y` `rows` rows of `columns`, and no other task
 /// touches those of `y`.
-pub(super) unsafe fn run_floats(variant: Variant, tiles: Floats) {
+pub(super) unsafe fn run_floats(variant: Variant, tiles: Tiles<f32>) {
     struct Product(Gemm);
     impl Kernel for Product {
         #[inline(always)]
@@ -110,7 +107,7 @@ const CACHED_STEPS: usize = 768;
 
 /// # Safety
 /// As for [`run_floats`].
-pub(crate) unsafe fn run_pairs(variant: Variant, tiles: Tiles) {
+pub(crate) unsafe fn run_pairs(variant: Variant, tiles: Tiles<u32>) {
     assert!(simd::variants().contains(&variant), "{} is not of this machine", variant.name());
     let (width, steps_max) = (tiles.width, if variant == Variant::Avx2 { WIDE_STEPS } else { CACHED_STEPS });
     // At least once, so that no inputs give 0. A sum that is put down and taken up again is the same sum.
@@ -129,7 +126,7 @@ pub(crate) unsafe fn run_pairs(variant: Variant, tiles: Tiles) {
     }
 }
 
-unsafe fn run_steps(variant: Variant, tiles: Tiles) {
+unsafe fn run_steps(variant: Variant, tiles: Tiles<u32>) {
     match variant {
         // SAFETY: the machine has the instruction set by the assertion; pointers are the caller's promise.
         #[cfg(target_arch = "x86_64")]
@@ -147,27 +144,27 @@ unsafe fn run_steps(variant: Variant, tiles: Tiles) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,avx512f,avx512dq,avx512bf16")]
-unsafe fn avx512bf16(tiles: Tiles) {
+unsafe fn avx512bf16(tiles: Tiles<u32>) {
     // SAFETY: this function is compiled for the instruction set.
     unsafe { body::<simd::Avx512Bf16>(tiles) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,avx512f,avx512dq")]
-unsafe fn avx512(tiles: Tiles) {
+unsafe fn avx512(tiles: Tiles<u32>) {
     // SAFETY: this function is compiled for the instruction set.
     unsafe { body::<simd::Avx512>(tiles) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(tiles: Tiles) {
+unsafe fn avx2(tiles: Tiles<u32>) {
     // SAFETY: this function is compiled for the instruction set.
     unsafe { body::<simd::Avx2>(tiles) }
 }
 
 #[inline(always)]
-unsafe fn body<P: PairDot>(t: Tiles) {
+unsafe fn body<P: PairDot>(t: Tiles<u32>) {
     let vectors = t.columns.div_ceil(LANES);
     let ahead = Ahead::new(&t, t.width, t.rows.div_ceil(P::S::TILE_ROWS));
     let mut widened = Widened::new();
@@ -257,7 +254,7 @@ struct Ahead {
 impl Ahead {
     /// The only tile of a panel reads it from memory as it goes; of several each has its share of the next one brought.
     #[inline(always)]
-    fn new(t: &Tiles, width: usize, tiles: usize) -> Self {
+    fn new(t: &Tiles<u32>, width: usize, tiles: usize) -> Self {
         let panel = width * t.steps;
         if tiles == 1 {
             let turn = t.steps - t.steps.min(AHEAD / width);
@@ -282,7 +279,7 @@ impl Ahead {
 }
 
 #[inline(always)]
-unsafe fn by_rows<P: PairDot, const V: usize>(rows: usize, t: &Tiles, at: At) {
+unsafe fn by_rows<P: PairDot, const V: usize>(rows: usize, t: &Tiles<u32>, at: At) {
     // SAFETY: passed on.
     unsafe {
         match rows {
@@ -304,7 +301,7 @@ unsafe fn by_rows<P: PairDot, const V: usize>(rows: usize, t: &Tiles, at: At) {
 }
 
 #[inline(always)]
-unsafe fn run_tile<P: PairDot, const R: usize, const V: usize>(t: &Tiles, at: At) {
+unsafe fn run_tile<P: PairDot, const R: usize, const V: usize>(t: &Tiles<u32>, at: At) {
     if V > P::S::TILE_VECTORS {
         unreachable!("a tile has at most {} vectors", P::S::TILE_VECTORS);
     }

@@ -298,7 +298,8 @@ fn factors_packed_together_give_the_bits_of_those_packed_alone() {
                 let [alone, together] = [alone, together].map(|factors| {
                     let adapted = vec![Adapted { factors, rows: vec![1..2] }];
                     let (mut y, mut dx) = (vec![0.0; 2 * outputs], vec![0.0; 2 * width]);
-                    let linear = || Linear { weight: &weight, adapted: adapted.iter().map(copy).collect(), dropout: None };
+                    let linear =
+                        || Linear { weight: &weight, adapted: adapted.iter().map(copy).collect(), dropout: None };
                     forward(&x, 2, &mut [Output { linear: linear(), y: &mut y }], Write::Set);
                     backward_input(&x, 2, &[(&linear(), &y)], &mut dx);
                     (y, dx)

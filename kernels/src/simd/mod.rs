@@ -3,13 +3,17 @@
 //! Every kernel is written once over [`Simd`]. All variants have sixteen lanes and the same order of operations, so they
 //! differ only in whether `a·b + c` rounds once or twice (and, for bf16 linears, in how a pair of products is added).
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod portable;
-#[cfg(target_arch = "x86_64")]
-mod x86;
 
-pub(crate) use portable::Portable;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::{Avx2, Avx512, Avx512Bf16};
+pub(crate) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::{Avx512, Avx512Bf16};
+pub(crate) use portable::Portable;
 
 use crate::gemm::Gemm;
 use std::fmt;
@@ -261,10 +265,10 @@ pub(crate) fn run<K: Kernel>(variant: Variant, kernel: K) {
     match variant {
         // SAFETY: the assertion above says that the machine has the instruction set.
         #[cfg(target_arch = "x86_64")]
-        Variant::Avx512Bf16 | Variant::Avx512 => unsafe { x86::run_avx512(kernel) },
+        Variant::Avx512Bf16 | Variant::Avx512 => unsafe { avx512::run_avx512(kernel) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Variant::Avx2 => unsafe { x86::run_avx2(kernel) },
+        Variant::Avx2 => unsafe { avx2::run_avx2(kernel) },
         // SAFETY: plain Rust needs no instruction set.
         _ => unsafe { kernel.run::<Portable>() },
     }
