@@ -23,6 +23,7 @@ mod backward;
 mod cache;
 mod forward;
 mod narrow;
+mod rounded;
 
 pub use backward::{Gradients, Saved, Spans, backward};
 pub use cache::{KvCache, round};

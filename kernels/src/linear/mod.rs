@@ -21,12 +21,14 @@ mod gradient;
 mod multiply;
 mod packed;
 mod reference;
+mod slab;
 pub(crate) mod tile;
 
 pub use gradient::{WeightGradient, add_weight_gradients};
 pub(crate) use multiply::{Job, Operand, Product, Stream, run, run_streams, with_operands};
-pub(crate) use packed::Packed;
+pub(crate) use packed::{Packed, Shape};
 pub use reference::reference;
+pub(crate) use slab::Slab;
 pub(crate) use tile::pair;
 
 use crate::quantised::{self, Quantised};
@@ -82,6 +84,11 @@ impl PackedLinear {
         assert_eq!(weight.len(), outputs * inputs, "a weight of [{outputs}, {inputs}]");
         let forward = Packed::new((outputs, inputs), kept, |output, input| scale * weight[output * inputs + input]);
         Self { forward: Form::Packed(forward), transposed: OnceLock::new() }
+    }
+
+    /// A weight that has been packed.
+    pub(crate) fn of_packed(packed: Packed) -> Self {
+        Self { forward: Form::Packed(packed), transposed: OnceLock::new() }
     }
 
     /// Keeps a weight as the checkpoint quantised it.

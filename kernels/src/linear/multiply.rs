@@ -1,7 +1,7 @@
 //! Sums of products over packed weights, shared out over threads; knows weights and rows, not what they mean.
 
 use super::packed::{Packed, Panels};
-use super::tile::{self, Floats, Tiles};
+use super::tile::{self, Tiles};
 use super::{PANEL, TASK_ROWS, WeightType, Write};
 use crate::scratch;
 use crate::simd::{LANES, Shared, Variant};
@@ -151,7 +151,8 @@ fn for_each<T: Sync>(items: &[T], multiplications: usize, run: impl Fn(&T, Optio
     if multiplications <= SERIAL_PRODUCTS_MAX || items.len() < 2 || rayon::current_num_threads() == 1 {
         items.iter().enumerate().for_each(run);
     } else {
-        items.par_iter().enumerate().for_each(run);
+        // One by one: a panel of 32 rows takes as long as 40 adapters' factors of one, and rayon would hand out items by their count.
+        items.par_iter().enumerate().with_max_len(1).for_each(run);
     }
 }
 
@@ -236,51 +237,41 @@ fn add_product(
     (place, next): (Place, Address),
     y: *mut f32,
 ) {
-    let Place { panel, columns, y_row, accumulate } = place;
-    let (weight, at, first) = (product.weight, rows.start - product.rows.start, panel * PANEL);
-    let width = columns.next_multiple_of(LANES);
+    let (weight, at) = (product.weight, rows.start - product.rows.start);
+    let to = (y, next);
     match (&weight.panels, product.x) {
         (Panels::Bf16(words), Operand::Pairs(pairs)) => {
-            let steps = weight.inputs.div_ceil(2);
-            let weights = words[first * steps..].as_ptr();
-            let x = pairs[at * steps..].as_ptr();
-            let next = next.0.cast();
-            let tiles = Tiles {
-                rows: rows.len(),
-                columns,
-                steps,
-                x,
-                x_strides: (steps, 1),
-                weights,
-                width,
-                y,
-                y_row,
-                accumulate,
-                next,
-            };
+            let tiles = tiles(place, (&**words, weight.inputs.div_ceil(2)), (pairs, at, rows.len()), to);
             // SAFETY: operands were measured when the product was made; tasks differ in panel or rows.
             unsafe { tile::run_pairs(variant, tiles) };
         }
         (Panels::F32(words), Operand::Floats(x)) => {
-            let steps = weight.inputs;
-            let (weights, x) = (words[first * steps..].as_ptr(), x[at * steps..].as_ptr());
-            let next = next.0.cast();
-            let tiles = Floats {
-                rows: rows.len(),
-                columns,
-                steps,
-                x,
-                x_strides: (steps, 1),
-                weights,
-                width,
-                y,
-                y_row,
-                accumulate,
-                next,
-            };
+            let tiles = tiles(place, (&**words, weight.inputs), (x, at, rows.len()), to);
             // SAFETY: as above.
             unsafe { tile::run_floats(variant, tiles) };
         }
         _ => panic!("operands are readied as the weight is kept"),
+    }
+}
+
+/// The tiles of one panel of `words` with `rows` rows of `x` from `at`.
+fn tiles<X>(
+    Place { panel, columns, y_row, accumulate }: Place,
+    (words, steps): (&[X], usize),
+    (x, at, rows): (&[X], usize, usize),
+    (y, next): (*mut f32, Address),
+) -> Tiles<X> {
+    Tiles {
+        rows,
+        columns,
+        steps,
+        x: x[at * steps..].as_ptr(),
+        x_strides: (steps, 1),
+        weights: words[panel * PANEL * steps..].as_ptr(),
+        width: columns.next_multiple_of(LANES),
+        y,
+        y_row,
+        accumulate,
+        next: next.0.cast(),
     }
 }

@@ -1,6 +1,7 @@
 //! A weight cut into panels; knows how it lies in memory, not what is multiplied by it.
 
 use super::multiply::Address;
+use super::slab::Words;
 use super::{Operand, PANEL, Product, WeightType, tile};
 use crate::simd::LANES;
 use rayon::prelude::*;
@@ -14,8 +15,45 @@ pub(crate) struct Packed {
 }
 
 pub(super) enum Panels {
-    Bf16(Vec<u32>),
-    F32(Vec<f32>),
+    Bf16(Words<u32>),
+    F32(Words<f32>),
+}
+
+/// Shape of a weight, and what it is kept as.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) outputs: usize,
+    pub(crate) inputs: usize,
+    pub(crate) kept: WeightType,
+}
+
+impl Shape {
+    /// Words from one output to the next of a panel: pairs of inputs, or inputs.
+    fn steps(self) -> usize {
+        match self.kept {
+            WeightType::Bf16 => self.inputs.div_ceil(2),
+            WeightType::F32 => self.inputs,
+        }
+    }
+
+    /// 32-bit words of its panels.
+    pub(crate) fn words(self) -> usize {
+        self.outputs.next_multiple_of(LANES) * self.steps()
+    }
+
+    /// Sets `words` to the panels of the weight whose value at `[output, input]` is `at`'s.
+    pub(crate) fn fill(self, words: &mut [u32], at: impl Fn(usize, usize) -> f32 + Sync) {
+        let at = |output: usize, input: usize| {
+            if output < self.outputs && input < self.inputs { at(output, input) } else { 0.0 }
+        };
+        let size = (self.outputs.next_multiple_of(LANES), self.steps());
+        match self.kept {
+            WeightType::Bf16 => {
+                fill(words, size, |output, step| tile::pair(at(output, 2 * step), at(output, 2 * step + 1)));
+            }
+            WeightType::F32 => fill(words, size, |output, step| at(output, step).to_bits()),
+        }
+    }
 }
 
 impl Packed {
@@ -24,24 +62,20 @@ impl Packed {
         kept: WeightType,
         at: impl Fn(usize, usize) -> f32 + Sync,
     ) -> Self {
-        let at = |output: usize, input: usize| {
-            if output < outputs && input < inputs { at(output, input) } else { 0.0 }
-        };
-        let padded = outputs.next_multiple_of(LANES);
+        let shape = Shape { outputs, inputs, kept };
+        let mut words = vec![0; shape.words()];
+        shape.fill(&mut words, at);
+        Self::of_words(shape, words)
+    }
+
+    /// A weight of `shape` whose panels have been filled.
+    pub(crate) fn of_words(shape: Shape, words: impl Into<Words<u32>>) -> Self {
+        let Shape { outputs, inputs, kept } = shape;
+        let words = words.into();
+        assert_eq!(words.len(), shape.words(), "the panels of [{outputs}, {inputs}]");
         let panels = match kept {
-            WeightType::Bf16 => {
-                let steps = inputs.div_ceil(2);
-                let mut words = vec![0u32; padded * steps];
-                fill(&mut words, (padded, steps), |output, step| {
-                    tile::pair(at(output, 2 * step), at(output, 2 * step + 1))
-                });
-                Panels::Bf16(words)
-            }
-            WeightType::F32 => {
-                let mut words = vec![0f32; padded * inputs];
-                fill(&mut words, (padded, inputs), at);
-                Panels::F32(words)
-            }
+            WeightType::Bf16 => Panels::Bf16(words),
+            WeightType::F32 => Panels::F32(words.into_floats()),
         };
         Self { outputs, inputs, panels }
     }
@@ -94,7 +128,7 @@ impl Packed {
 }
 
 /// Fills panels from `word(output, step)`.
-fn fill<T: Send>(words: &mut [T], (padded, steps): (usize, usize), word: impl Fn(usize, usize) -> T + Sync) {
+fn fill(words: &mut [u32], (padded, steps): (usize, usize), word: impl Fn(usize, usize) -> u32 + Sync) {
     if steps == 0 {
         return;
     }

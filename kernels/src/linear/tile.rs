@@ -2,13 +2,13 @@
 
 use super::{PANEL, TASK_ROWS};
 use crate::gemm::{Gemm, balanced};
-use crate::simd::{self, Kernel, LANES, PairDot, Simd, Variant};
+use crate::simd::{self, Kernel, LANES, PairDot, Simd, Variant, WIDE_STEPS};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
-/// `y[rows, columns] (+)= x[rows, steps] · panel[steps, width]ᵀ`, where a step is a pair of bf16.
+/// `y[rows, columns] (+)= x[rows, steps] · panel[steps, width]ᵀ`, where a step is a pair of bf16 (`u32`) or an f32.
 #[derive(Clone, Copy)]
-pub(crate) struct Tiles<X = u32> {
+pub(crate) struct Tiles<X> {
     pub(crate) rows: usize,
     /// In linears at most a panel's.
     pub(crate) columns: usize,
@@ -25,9 +25,6 @@ pub(crate) struct Tiles<X = u32> {
     /// The weights that are read after these, as a rule: memory is asked for them meanwhile, unless they are these.
     pub(crate) next: *const X,
 }
-
-/// The same where a step is one f32.
-pub(super) type Floats = Tiles<f32>;
 
 /// Inputs that one register sums up in f32; sums of more are added from such parts, which keeps rounding near √in less.
 const PART: usize = 128;
@@ -68,7 +65,7 @@ impl Part {
 /// # Safety
 /// `x` holds `rows · steps` values, `weights` a panel (columns padded to 16), `y` `rows` rows of `columns`, and no other task
 /// touches those of `y`.
-pub(super) unsafe fn run_floats(variant: Variant, tiles: Floats) {
+pub(super) unsafe fn run_floats(variant: Variant, tiles: Tiles<f32>) {
     struct Product(Gemm);
     impl Kernel for Product {
         #[inline(always)]
@@ -110,12 +107,12 @@ const CACHED_STEPS: usize = 768;
 
 /// # Safety
 /// As for [`run_floats`].
-pub(crate) unsafe fn run_pairs(variant: Variant, tiles: Tiles) {
+pub(crate) unsafe fn run_pairs(variant: Variant, tiles: Tiles<u32>) {
     assert!(simd::variants().contains(&variant), "{} is not of this machine", variant.name());
-    let width = tiles.width;
+    let (width, steps_max) = (tiles.width, if variant == Variant::Avx2 { WIDE_STEPS } else { CACHED_STEPS });
     // At least once, so that no inputs give 0. A sum that is put down and taken up again is the same sum.
-    for first in (0..tiles.steps.max(1)).step_by(CACHED_STEPS) {
-        let end = tiles.steps.min(first + CACHED_STEPS);
+    for first in (0..tiles.steps.max(1)).step_by(steps_max) {
+        let end = tiles.steps.min(first + steps_max);
         let part = Tiles {
             steps: end - first,
             x: tiles.x.wrapping_add(first * tiles.x_strides.1),
@@ -129,7 +126,7 @@ pub(crate) unsafe fn run_pairs(variant: Variant, tiles: Tiles) {
     }
 }
 
-unsafe fn run_steps(variant: Variant, tiles: Tiles) {
+unsafe fn run_steps(variant: Variant, tiles: Tiles<u32>) {
     match variant {
         // SAFETY: the machine has the instruction set by the assertion; pointers are the caller's promise.
         #[cfg(target_arch = "x86_64")]
@@ -147,38 +144,46 @@ unsafe fn run_steps(variant: Variant, tiles: Tiles) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,avx512f,avx512dq,avx512bf16")]
-unsafe fn avx512bf16(tiles: Tiles) {
+unsafe fn avx512bf16(tiles: Tiles<u32>) {
     // SAFETY: this function is compiled for the instruction set.
     unsafe { body::<simd::Avx512Bf16>(tiles) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,avx512f,avx512dq")]
-unsafe fn avx512(tiles: Tiles) {
+unsafe fn avx512(tiles: Tiles<u32>) {
     // SAFETY: this function is compiled for the instruction set.
     unsafe { body::<simd::Avx512>(tiles) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(tiles: Tiles) {
+unsafe fn avx2(tiles: Tiles<u32>) {
     // SAFETY: this function is compiled for the instruction set.
     unsafe { body::<simd::Avx2>(tiles) }
 }
 
 #[inline(always)]
-unsafe fn body<P: PairDot>(t: Tiles) {
+unsafe fn body<P: PairDot>(t: Tiles<u32>) {
     let vectors = t.columns.div_ceil(LANES);
     let ahead = Ahead::new(&t, t.width, t.rows.div_ceil(P::S::TILE_ROWS));
+    let mut widened = Widened::new();
     let mut row = 0;
     while row < t.rows {
         let narrow = vectors == 1 && P::S::TILE_VECTORS > 1;
         let rows = balanced(t.rows - row, if narrow { NARROW_ROWS } else { P::S::TILE_ROWS });
         let mut vector = 0;
+        let (mut x, mut x_strides) = (t.x.wrapping_add(row * t.x_strides.0), t.x_strides);
+        if P::WIDENED {
+            // SAFETY: the rows are inside x, and their steps no more than there is room for.
+            unsafe { widened.fill::<P>(rows, (x, x_strides), t.steps) };
+            (x, x_strides) = (widened.at(), (0, 1));
+        }
         while vector < vectors {
             let count = if vectors - vector >= P::S::TILE_VECTORS { P::S::TILE_VECTORS } else { 1 };
             let at = At {
-                x: t.x.wrapping_add(row * t.x_strides.0),
+                x,
+                x_strides,
                 weights: t.weights.wrapping_add(vector * LANES),
                 y: t.y.wrapping_add(row * t.y_row + vector * LANES),
                 columns: t.columns - vector * LANES,
@@ -199,10 +204,35 @@ unsafe fn body<P: PairDot>(t: Tiles) {
     }
 }
 
+/// Rows of a tile of AVX2, as it reads them.
+#[repr(align(64))]
+struct Widened([MaybeUninit<u32>; 2 * 6 * WIDE_STEPS]);
+
+impl Widened {
+    #[inline(always)]
+    fn new() -> Self {
+        Self([const { MaybeUninit::uninit() }; 2 * 6 * WIDE_STEPS])
+    }
+
+    fn at(&self) -> *const u32 {
+        self.0.as_ptr().cast()
+    }
+
+    /// # Safety
+    /// `x` is readable over `rows ≤ 6` rows of `steps`.
+    #[inline(always)]
+    unsafe fn fill<P: PairDot>(&mut self, rows: usize, (x, strides): (*const u32, (usize, usize)), steps: usize) {
+        assert!(rows <= 6 && steps <= WIDE_STEPS, "room for {rows} rows of {steps} steps");
+        // SAFETY: the caller's promise, and the assertion.
+        unsafe { P::widen(x, strides, (rows, steps), self.0.as_mut_ptr().cast()) };
+    }
+}
+
 /// One register tile's place.
 #[derive(Clone, Copy)]
 struct At {
     x: *const u32,
+    x_strides: (usize, usize),
     weights: *const u32,
     y: *mut f32,
     columns: usize,
@@ -224,7 +254,7 @@ struct Ahead {
 impl Ahead {
     /// The only tile of a panel reads it from memory as it goes; of several each has its share of the next one brought.
     #[inline(always)]
-    fn new(t: &Tiles, width: usize, tiles: usize) -> Self {
+    fn new(t: &Tiles<u32>, width: usize, tiles: usize) -> Self {
         let panel = width * t.steps;
         if tiles == 1 {
             let turn = t.steps - t.steps.min(AHEAD / width);
@@ -249,7 +279,7 @@ impl Ahead {
 }
 
 #[inline(always)]
-unsafe fn by_rows<P: PairDot, const V: usize>(rows: usize, t: &Tiles, at: At) {
+unsafe fn by_rows<P: PairDot, const V: usize>(rows: usize, t: &Tiles<u32>, at: At) {
     // SAFETY: passed on.
     unsafe {
         match rows {
@@ -271,7 +301,7 @@ unsafe fn by_rows<P: PairDot, const V: usize>(rows: usize, t: &Tiles, at: At) {
 }
 
 #[inline(always)]
-unsafe fn run_tile<P: PairDot, const R: usize, const V: usize>(t: &Tiles, at: At) {
+unsafe fn run_tile<P: PairDot, const R: usize, const V: usize>(t: &Tiles<u32>, at: At) {
     if V > P::S::TILE_VECTORS {
         unreachable!("a tile has at most {} vectors", P::S::TILE_VECTORS);
     }
@@ -289,22 +319,13 @@ unsafe fn run_tile<P: PairDot, const R: usize, const V: usize>(t: &Tiles, at: At
         }
         let (mut x, mut weights) = (at.x, at.weights);
         for step in 0..t.steps {
-            let mut w = [P::load_pairs(weights); V];
-            for v in 1..V {
-                w[v] = P::load_pairs(weights.add(v * LANES));
-            }
-            weights = weights.wrapping_add(at.width);
             // A tile of one or two rows does little else than read.
             for line in 0..if R <= 2 { V } else { 1 } {
                 P::S::prefetch_far(at.ahead.at(step).wrapping_add(line * LANES));
             }
-            for r in 0..R {
-                let a = P::splat_pair(*x.add(r * t.x_strides.0));
-                for v in 0..V {
-                    acc[r][v] = P::dot(acc[r][v], a, w[v]);
-                }
-            }
-            x = x.wrapping_add(t.x_strides.1);
+            P::step(&mut acc, (x, at.x_strides.0), weights);
+            weights = weights.wrapping_add(at.width);
+            x = x.wrapping_add(at.x_strides.1);
         }
         for r in 0..R {
             for v in 0..V {

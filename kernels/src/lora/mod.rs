@@ -12,11 +12,14 @@
 //! cutting the tokens into several calls, or having other adapters beside, gives the same bytes.
 //!
 //! Error: each of the products is within the bound of a linear, 2(k+2)·2⁻²⁴ relative to the sum of absolute terms, k being in,
-//! rank, out or the number of tokens; in chains the bounds add. In bf16 each rounded operand of a chain adds 2⁻⁹ of it: 4 in
+//! rank, out or the number of tokens; in chains the bounds add. In bf16 each rounded operand of a chain adds 2⁻⁸ of it: 4 in
 //! `y` (x, A, h, B) and in `dx`, 2 in the factors' gradients.
 
+mod factors;
 mod gradient;
 mod stream;
+
+pub use factors::{Factors, Parameters};
 
 use crate::linear::{Job, Operand, Packed, PackedLinear, Product, WeightType, Write, run, with_operands};
 use crate::quantised;
@@ -27,45 +30,6 @@ use std::ops::Range;
 /// Rows of an adapter that one register tile takes on every machine that has wide ones: its factors are then read once, whatever
 /// the order of the products.
 const STREAM_ROWS_MAX: usize = 6;
-
-/// One adapter's factors at one linear, packed.
-pub struct Factors {
-    a: PackedLinear,
-    /// Times the scale.
-    b: PackedLinear,
-    scale: f32,
-}
-
-impl Factors {
-    /// Packs `a`, `[rank, in]`, and `b`, `[out, rank]`, both row-major, as `kept`. `scale` is alpha / rank, or alpha / √rank.
-    pub fn new(a: &[f32], b: &[f32], rank: usize, scale: f32, kept: WeightType) -> Self {
-        assert!(rank > 0 && a.len().is_multiple_of(rank) && b.len().is_multiple_of(rank), "factors of rank {rank}");
-        let (inputs, outputs) = (a.len() / rank, b.len() / rank);
-        Self {
-            a: PackedLinear::new(a, (rank, inputs), kept),
-            b: PackedLinear::scaled(b, (outputs, rank), scale, kept),
-            scale,
-        }
-    }
-
-    /// Packs what the backward pass reads now rather than at its first call.
-    pub fn ready_backward(&self) {
-        self.a.ready_backward();
-        self.b.ready_backward();
-    }
-
-    fn rank(&self) -> usize {
-        self.a.outputs()
-    }
-
-    fn a(&self) -> &Packed {
-        self.a.packed().expect("factors are packed")
-    }
-
-    fn b(&self) -> &Packed {
-        self.b.packed().expect("factors are packed")
-    }
-}
 
 /// An adapter and the rows that run under it.
 pub struct Adapted<'a> {

@@ -1,5 +1,6 @@
 //! Sixteen integer lanes, each summing products of four codes with four activations; knows no panel.
 
+use super::activation::Quants;
 use super::format::SUPER;
 use crate::simd::{LANES, Portable, Simd};
 use half::f16;
@@ -15,7 +16,7 @@ pub(super) trait Codes: Copy + 'static {
     type I: Copy;
     /// 16 × 4 unsigned codes.
     type U: Copy;
-    /// Rows of a register tile, 1, 2 or 8.
+    /// Rows of a register tile, at most 8.
     const ROWS: usize;
     /// What 8-bit codes are raised by where [`Codes::dot_wide`] takes them.
     const WIDE_OFFSET: i32;
@@ -34,6 +35,46 @@ pub(super) trait Codes: Copy + 'static {
     unsafe fn bytes(p: *const u8) -> <Self::S as Simd>::F;
     /// Asks for the line at `p`, which need not be readable.
     unsafe fn prefetch(p: *const u8);
+
+    /// [`Codes::dot`] over all inputs of a block of 4-bit codes, for rows whose activations lie side by side.
+    #[inline(always)]
+    unsafe fn block4<const R: usize>(acc: &mut [Self::I; R], codes: *const u8, x: *const Quants) {
+        for half in 0..2 {
+            // SAFETY: passed on.
+            let codes = unsafe { Self::codes4(codes, half) };
+            for r in 0..R {
+                for v in 0..4 {
+                    // SAFETY: `x` are `R` rows.
+                    unsafe { acc[r] = Self::dot(acc[r], codes[v], four(x.add(r), 4 * half + v)) };
+                }
+            }
+        }
+    }
+
+    /// [`Codes::dot_wide`] over all inputs of a block of 8-bit codes.
+    #[inline(always)]
+    unsafe fn block8<const R: usize>(acc: &mut [Self::I; R], codes: *const u8, x: *const Quants) {
+        for half in 0..2 {
+            // SAFETY: passed on.
+            let codes = unsafe { Self::codes8(codes, half) };
+            for r in 0..R {
+                for v in 0..4 {
+                    // SAFETY: `x` are `R` rows.
+                    unsafe { acc[r] = Self::dot_wide(acc[r], codes[v], four(x.add(r), 4 * half + v)) };
+                }
+            }
+        }
+    }
+}
+
+/// Inputs `4·index …` of a block, as one word.
+///
+/// # Safety
+/// `x` is readable, `index` below 8.
+#[inline(always)]
+pub(super) unsafe fn four(x: *const Quants, index: usize) -> i32 {
+    // SAFETY: a block is eight such words, of their alignment.
+    unsafe { (&raw const (*x).codes).cast::<i32>().add(index).read() }
 }
 
 impl Codes for Portable {

@@ -2,7 +2,7 @@
 
 use super::activation::Quants;
 use super::format::{BLOCK, Format};
-use super::lanes::Codes;
+use super::lanes::{Codes, four};
 use super::panel::Geometry;
 use crate::gemm::balanced;
 #[cfg(target_arch = "x86_64")]
@@ -171,41 +171,35 @@ unsafe fn run_tile<C: Codes, F: Stored, const R: usize>(t: &Tiles, at: At) {
                 C::prefetch(at.ahead.wrapping_add(block * at.stride + 64 * line));
             }
             let mut acc = [C::splat(0); R];
-            for half in 0..2 {
-                let codes = match format.bits() {
-                    4 => C::codes4(codes_at, half),
-                    6 => C::codes6(codes_at, half),
-                    _ => C::codes8(codes_at, half),
-                };
-                for r in 0..R {
-                    let of = quants(r);
-                    if offset != 0 && (half == 0 || format.has_halves()) {
-                        let sum = if format.has_halves() { of.sums[half] } else { of.sums[0] + of.sums[1] };
-                        acc[r] = C::splat(-offset * sum);
-                    } else if half == 0 {
-                        acc[r] = C::splat(0);
-                    }
-                    let fours = of.codes.as_ptr().cast::<i32>().add(4 * half);
-                    for v in 0..4 {
-                        let x = fours.add(v).read();
-                        acc[r] = if format.bits() == 8 {
-                            C::dot_wide(acc[r], codes[v], x)
-                        } else {
-                            C::dot(acc[r], codes[v], x)
-                        };
-                    }
-                }
-                if half == 1 || format.has_halves() {
-                    let scale = C::f16s(wide);
-                    let scale = if format.has_supers() {
-                        C::S::mul(scale, C::bytes(scales.add(if format.has_halves() { LANES * half } else { 0 })))
-                    } else {
-                        scale
-                    };
+            if format.has_halves() {
+                for half in 0..2 {
+                    let codes = C::codes6(codes_at, half);
+                    let scale = C::S::mul(C::f16s(wide), C::bytes(scales.add(LANES * half)));
                     for r in 0..R {
+                        acc[r] = C::splat(-offset * quants(r).sums[half]);
+                        for v in 0..4 {
+                            acc[r] = C::dot(acc[r], codes[v], four(quants(r), 4 * half + v));
+                        }
                         let scale = C::S::mul(scale, C::S::splat(quants(r).scale));
                         y[r] = C::S::fma(C::float(acc[r]), scale, y[r]);
                     }
+                }
+            } else {
+                if offset != 0 {
+                    for r in 0..R {
+                        let [first, second] = quants(r).sums;
+                        acc[r] = C::splat(-offset * (first + second));
+                    }
+                }
+                match format.bits() {
+                    4 => C::block4(&mut acc, codes_at, at.x.add(block * R)),
+                    _ => C::block8(&mut acc, codes_at, at.x.add(block * R)),
+                }
+                let scale = C::f16s(wide);
+                let scale = if format.has_supers() { C::S::mul(scale, C::bytes(scales)) } else { scale };
+                for r in 0..R {
+                    let scale = C::S::mul(scale, C::S::splat(quants(r).scale));
+                    y[r] = C::S::fma(C::float(acc[r]), scale, y[r]);
                 }
             }
             if format.has_min() {

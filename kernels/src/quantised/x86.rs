@@ -2,7 +2,7 @@
 
 use super::activation::{Quants, scale};
 use super::format::BLOCK;
-use super::lanes::Codes;
+use super::lanes::{Codes, four};
 use crate::simd::{Avx2, Avx512};
 use std::arch::x86_64::*;
 
@@ -137,7 +137,8 @@ impl Codes for Avx2 {
     type S = Self;
     type I = [__m256i; 2];
     type U = [__m256i; 2];
-    const ROWS: usize = 2;
+    // 8 registers of sums, and what one vector of codes needs; the sums in f32 are in the nearest cache meanwhile.
+    const ROWS: usize = 4;
     // `vpmaddubsw` sums two products in 16 bits, too few for unsigned bytes: they are taken signed.
     const WIDE_OFFSET: i32 = 0;
 
@@ -222,6 +223,47 @@ impl Codes for Avx2 {
     unsafe fn prefetch(p: *const u8) {
         // SAFETY: a prefetch of any address is harmless.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+    /// A lane's eight sums of two products are at most 8 · 2 · 15 · 127 < 2¹⁵, so they are added up in 16 bits first.
+    #[inline(always)]
+    unsafe fn block4<const R: usize>(acc: &mut [[__m256i; 2]; R], codes: *const u8, x: *const Quants) {
+        // SAFETY: see above.
+        unsafe {
+            let low_bits = _mm256_set1_epi8(15);
+            let mut sums = [[_mm256_setzero_si256(); 2]; R];
+            for v in 0..4 {
+                let both = pair(codes.add(64 * v));
+                let low = both!(|both| _mm256_and_si256(both, low_bits));
+                let high = both!(|both| _mm256_and_si256(_mm256_srli_epi16::<4>(both), low_bits));
+                for r in 0..R {
+                    for (codes, index) in [(low, v), (high, 4 + v)] {
+                        let (x, sum) = (_mm256_set1_epi32(four(x.add(r), index)), sums[r]);
+                        sums[r] = both!(|codes, sum| _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, x)));
+                    }
+                }
+            }
+            for r in 0..R {
+                let (own, sum) = (acc[r], sums[r]);
+                acc[r] = both!(|own, sum| add_pairs(own, sum));
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn block8<const R: usize>(acc: &mut [[__m256i; 2]; R], codes: *const u8, x: *const Quants) {
+        // SAFETY: see above. Two products are at most 2 · 128 · 127 < 2¹⁵.
+        unsafe {
+            for v in 0..8 {
+                let both = pair(codes.add(64 * v));
+                let signed = both!(|both| _mm256_xor_si256(both, _mm256_set1_epi8(-128)));
+                let size = both!(|signed| _mm256_abs_epi8(signed));
+                for r in 0..R {
+                    let (x, own) = (_mm256_set1_epi32(four(x.add(r), v)), acc[r]);
+                    acc[r] = both!(|own, size, signed| {
+                        add_pairs(own, _mm256_maddubs_epi16(size, _mm256_sign_epi8(x, signed)))
+                    });
+                }
+            }
+        }
     }
 }
 

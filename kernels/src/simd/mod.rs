@@ -3,13 +3,17 @@
 //! Every kernel is written once over [`Simd`]. All variants have sixteen lanes and the same order of operations, so they
 //! differ only in whether `a·b + c` rounds once or twice (and, for bf16 linears, in how a pair of products is added).
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod portable;
-#[cfg(target_arch = "x86_64")]
-mod x86;
 
-pub(crate) use portable::Portable;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::{Avx2, Avx512, Avx512Bf16};
+pub(crate) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::{Avx512, Avx512Bf16};
+pub(crate) use portable::Portable;
 
 use crate::gemm::Gemm;
 use std::fmt;
@@ -198,6 +202,9 @@ pub(crate) trait Simd: Copy + 'static {
     }
 }
 
+/// Steps of pairs that are widened at a time: six rows of both halves are 18 kB.
+pub(crate) const WIDE_STEPS: usize = 384;
+
 /// Weights as pairs of bf16 along the summed dimension, times a pair of bf16 activations.
 ///
 /// # Safety
@@ -214,6 +221,35 @@ pub(crate) trait PairDot: Copy + 'static {
     unsafe fn splat_pair(pair: u32) -> Self::Activation;
     /// `acc + a₀·w₀ + a₁·w₁` in each lane.
     unsafe fn dot(acc: <Self::S as Simd>::F, a: Self::Activation, w: Self::Weights) -> <Self::S as Simd>::F;
+
+    /// Whether tiles read activations as [`PairDot::widen`] leaves them.
+    const WIDENED: bool = false;
+
+    /// Widens rows of pairs, each of `steps ≤ WIDE_STEPS`, at `x` with the distances of rows and of steps.
+    #[inline(always)]
+    unsafe fn widen(_x: *const u32, _strides: (usize, usize), (_rows, _steps): (usize, usize), _to: *mut u32) {}
+
+    /// [`PairDot::dot`] for a tile: rows' pairs are `x_row` apart, vectors of weights next to each other.
+    #[inline(always)]
+    unsafe fn step<const R: usize, const V: usize>(
+        acc: &mut [[<Self::S as Simd>::F; V]; R],
+        (x, x_row): (*const u32, usize),
+        weights: *const u32,
+    ) {
+        // SAFETY: the caller's promise for every row and vector.
+        unsafe {
+            let mut w = [Self::load_pairs(weights); V];
+            for v in 1..V {
+                w[v] = Self::load_pairs(weights.add(v * LANES));
+            }
+            for r in 0..R {
+                let a = Self::splat_pair(*x.add(r * x_row));
+                for v in 0..V {
+                    acc[r][v] = Self::dot(acc[r][v], a, w[v]);
+                }
+            }
+        }
+    }
 }
 
 /// A serial computation, generic over the lanes. `run` must be `#[inline(always)]`, as must all that it calls with lanes.
@@ -229,10 +265,10 @@ pub(crate) fn run<K: Kernel>(variant: Variant, kernel: K) {
     match variant {
         // SAFETY: the assertion above says that the machine has the instruction set.
         #[cfg(target_arch = "x86_64")]
-        Variant::Avx512Bf16 | Variant::Avx512 => unsafe { x86::run_avx512(kernel) },
+        Variant::Avx512Bf16 | Variant::Avx512 => unsafe { avx512::run_avx512(kernel) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Variant::Avx2 => unsafe { x86::run_avx2(kernel) },
+        Variant::Avx2 => unsafe { avx2::run_avx2(kernel) },
         // SAFETY: plain Rust needs no instruction set.
         _ => unsafe { kernel.run::<Portable>() },
     }

@@ -4,7 +4,7 @@ use super::{At, Cpu, Part, Prepared};
 use crate::{Adapter, LayerSlot, Projection, Site, Slot};
 use rayon::prelude::*;
 use socius_kernels::linear::{PackedLinear, WeightGradient, Write, add_weight_gradients};
-use socius_kernels::lora::{self, Adapted, Factors, Gradient, Linear, Low, Output, Through};
+use socius_kernels::lora::{self, Adapted, Factors, Gradient, Linear, Low, Output, Parameters, Through};
 use socius_kernels::norm;
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,16 +16,23 @@ impl Cpu {
 
     /// The factors of every site of `adapter`, kept as the weights are; what the way back reads too if the pass is `recorded`.
     pub(super) fn pack(&self, adapter: &Adapter<'_>, recorded: bool) -> Arc<[Factors]> {
-        let site = |parameters: &crate::SiteParameters| {
-            let kept = self.weight(parameters.site.layer, parameters.site.projection).weight_type();
-            let (a, b) = (parameters.a_of(adapter.theta), parameters.b_of(adapter.theta));
-            let factors = Factors::new(a, b, parameters.rank, parameters.scale, kept);
-            if recorded {
-                factors.ready_backward();
-            }
-            factors
+        let site = |parameters: &crate::SiteParameters| Parameters {
+            a: parameters.a_of(adapter.theta),
+            b: parameters.b_of(adapter.theta),
+            rank: parameters.rank,
+            scale: parameters.scale,
+            kept: self.weight(parameters.site.layer, parameters.site.projection).weight_type(),
         };
-        adapter.layout.sites().par_iter().map(site).collect::<Vec<_>>().into()
+        let sites: Vec<_> = adapter.layout.sites().iter().map(site).collect();
+        // Memory of its own is worth its page faults to parameters that stay.
+        let factors = match adapter.packed {
+            Some(_) => Factors::together(&sites),
+            None => sites.par_iter().map(|of| Factors::new(of.a, of.b, of.rank, of.scale, of.kept)).collect(),
+        };
+        if recorded {
+            factors.par_iter().for_each(Factors::ready_backward);
+        }
+        factors.into()
     }
 
     /// Sets `ys` to the projections of `x` with the low-rank parts of its rows' adapters.

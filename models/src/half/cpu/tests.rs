@@ -185,8 +185,9 @@ fn assert_same(a: &[f32], b: &[f32], what: &str) {
 /// are at most six in a chain (norm, linear, factors twice, attention, linear), each off by 2(n+2)u of its absolute terms, whose
 /// sum is at most √n times the result's scale for weights of unit gain.
 const F32_SHARE: f64 = 6.0 * 2.0 * 134.0 * 12.0 / (1u64 << 24) as f64;
-/// In bf16 every linear's input and weight, forward and backward, is off by 2⁻⁹ of itself: of n random terms, 2⁻⁸ of the
-/// result's scale for each linear on the way, of which there are at most six, with 4 for the largest of thousands.
+/// In bf16 every linear's input and weight, forward and backward, is off by at most 2⁻⁸ of itself, by less than 2⁻⁹ in the mean:
+/// of n random terms, 2⁻⁸ of the result's scale for each linear on the way, of which there are at most six, with 4 for the
+/// largest of thousands.
 const BF16_SHARE: f64 = 4.0 * 6.0 / 256.0;
 
 #[test]

@@ -1,4 +1,4 @@
-//! The lanes on x86-64: AVX2 with FMA, AVX-512F, and bf16 pairs with AVX-512-BF16; knows no operation of a model.
+//! The lanes on x86-64 with AVX-512F, and bf16 pairs with AVX-512-BF16; knows no operation of a model.
 
 use super::{Kernel, LANES, PairDot, Simd};
 use crate::gemm::{self, Gemm};
@@ -12,14 +12,6 @@ pub(super) unsafe fn run_avx512<K: Kernel>(kernel: K) {
     unsafe { kernel.run::<Avx512>() }
 }
 
-/// # Safety
-/// The machine has AVX2 and FMA.
-#[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn run_avx2<K: Kernel>(kernel: K) {
-    // SAFETY: this function is compiled for the instruction set.
-    unsafe { kernel.run::<Avx2>() }
-}
-
 #[target_feature(enable = "avx2,fma,avx512f,avx512dq")]
 #[inline(never)]
 unsafe fn gemm_avx512(args: Gemm) {
@@ -27,20 +19,9 @@ unsafe fn gemm_avx512(args: Gemm) {
     unsafe { gemm::body::<Avx512>(args) }
 }
 
-#[target_feature(enable = "avx2,fma")]
-#[inline(never)]
-unsafe fn gemm_avx2(args: Gemm) {
-    // SAFETY: this function is compiled for the instruction set; the pointers are the caller's promise.
-    unsafe { gemm::body::<Avx2>(args) }
-}
-
 /// One zmm register.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512;
-
-/// Two ymm registers.
-#[derive(Clone, Copy)]
-pub(crate) struct Avx2;
 
 /// AVX-512F lanes whose bf16 pairs are multiplied by `vdpbf16ps`.
 #[derive(Clone, Copy)]
@@ -244,168 +225,5 @@ impl PairDot for Avx512Bf16 {
     unsafe fn dot(acc: __m512, a: __m512bh, w: __m512bh) -> __m512 {
         // SAFETY: see above.
         unsafe { _mm512_dpbf16_ps(acc, a, w) }
-    }
-}
-
-impl Simd for Avx2 {
-    type F = [__m256; 2];
-    // 12 accumulators, 2 weights and a broadcast: 15 of 16 registers.
-    const TILE_ROWS: usize = 6;
-    const TILE_VECTORS: usize = 1;
-
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> [__m256; 2] {
-        // SAFETY: see above.
-        unsafe { [_mm256_set1_ps(x); 2] }
-    }
-    #[inline(always)]
-    unsafe fn load(p: *const f32) -> [__m256; 2] {
-        // SAFETY: see above.
-        unsafe { [_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))] }
-    }
-    #[inline(always)]
-    unsafe fn load_n(p: *const f32, n: usize) -> [__m256; 2] {
-        let mut lanes = [0f32; LANES];
-        // SAFETY: see above.
-        unsafe {
-            std::ptr::copy_nonoverlapping(p, lanes.as_mut_ptr(), n);
-            Self::load(lanes.as_ptr())
-        }
-    }
-    #[inline(always)]
-    unsafe fn store(p: *mut f32, x: [__m256; 2]) {
-        // SAFETY: see above.
-        unsafe {
-            _mm256_storeu_ps(p, x[0]);
-            _mm256_storeu_ps(p.add(8), x[1]);
-        }
-    }
-    #[inline(always)]
-    unsafe fn store_n(p: *mut f32, x: [__m256; 2], n: usize) {
-        let mut lanes = [0f32; LANES];
-        // SAFETY: see above.
-        unsafe {
-            Self::store(lanes.as_mut_ptr(), x);
-            std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n);
-        }
-    }
-    #[inline(always)]
-    unsafe fn add(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
-        // SAFETY: see above.
-        unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
-    }
-    #[inline(always)]
-    unsafe fn sub(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
-        // SAFETY: see above.
-        unsafe { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
-    }
-    #[inline(always)]
-    unsafe fn mul(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
-        // SAFETY: see above.
-        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
-    }
-    #[inline(always)]
-    unsafe fn div(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
-        // SAFETY: see above.
-        unsafe { [_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])] }
-    }
-    #[inline(always)]
-    unsafe fn max(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
-        // SAFETY: see above.
-        unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
-    }
-    #[inline(always)]
-    unsafe fn min(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
-        // SAFETY: see above.
-        unsafe { [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])] }
-    }
-    #[inline(always)]
-    unsafe fn fma(a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
-        // SAFETY: see above.
-        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
-    }
-    #[inline(always)]
-    unsafe fn zero_where_less(a: [__m256; 2], b: [__m256; 2], x: [__m256; 2]) -> [__m256; 2] {
-        // SAFETY: see above.
-        unsafe {
-            [
-                _mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(a[0], b[0]), x[0]),
-                _mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(a[1], b[1]), x[1]),
-            ]
-        }
-    }
-    #[inline(always)]
-    unsafe fn exponent(x: [__m256; 2]) -> [__m256; 2] {
-        // SAFETY: see above.
-        unsafe {
-            let one = _mm256_set1_epi32(0x3f80_0000);
-            let low = _mm256_slli_epi32::<23>(_mm256_castps_si256(x[0]));
-            let high = _mm256_slli_epi32::<23>(_mm256_castps_si256(x[1]));
-            [_mm256_castsi256_ps(_mm256_add_epi32(low, one)), _mm256_castsi256_ps(_mm256_add_epi32(high, one))]
-        }
-    }
-    #[inline(always)]
-    unsafe fn transpose(src: *const f32, src_row: usize, dst: *mut f32, dst_row: usize) {
-        // SAFETY: see above; the portable form uses no instruction set.
-        unsafe { super::Portable::transpose(src, src_row, dst, dst_row) }
-    }
-    #[inline(always)]
-    unsafe fn halves(p: *const u32, n: usize) -> ([__m256; 2], [__m256; 2]) {
-        let mut words = [0u32; LANES];
-        // SAFETY: see above.
-        unsafe {
-            std::ptr::copy_nonoverlapping(p, words.as_mut_ptr(), n);
-            Self::load_pairs(words.as_ptr())
-        }
-    }
-    #[inline(always)]
-    unsafe fn prefetch(p: *const u32) {
-        // SAFETY: a prefetch of any address is harmless.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn prefetch_far(p: *const u32) {
-        // SAFETY: a prefetch of any address is harmless.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn gemm(args: Gemm) {
-        // SAFETY: see above.
-        unsafe { gemm_avx2(args) }
-    }
-}
-
-impl PairDot for Avx2 {
-    type S = Self;
-    type Weights = ([__m256; 2], [__m256; 2]);
-    type Activation = (f32, f32);
-
-    #[inline(always)]
-    unsafe fn load_pairs(p: *const u32) -> Self::Weights {
-        // SAFETY: see above.
-        unsafe {
-            let (even0, odd0) = split256(_mm256_loadu_si256(p.cast()));
-            let (even1, odd1) = split256(_mm256_loadu_si256(p.add(8).cast()));
-            ([even0, even1], [odd0, odd1])
-        }
-    }
-    #[inline(always)]
-    unsafe fn splat_pair(pair: u32) -> (f32, f32) {
-        (f32::from_bits(pair << 16), f32::from_bits(pair & 0xffff_0000))
-    }
-    #[inline(always)]
-    unsafe fn dot(acc: [__m256; 2], a: (f32, f32), w: Self::Weights) -> [__m256; 2] {
-        // SAFETY: see above.
-        unsafe { Self::fma(Self::splat(a.1), w.1, Self::fma(Self::splat(a.0), w.0, acc)) }
-    }
-}
-
-/// Even and odd bf16 of each pair as f32.
-#[inline(always)]
-unsafe fn split256(pairs: __m256i) -> (__m256, __m256) {
-    // SAFETY: see above.
-    unsafe {
-        let odd = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000u32 as i32));
-        (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)), _mm256_castsi256_ps(odd))
     }
 }
