@@ -73,7 +73,9 @@ pub(super) async fn start(
 }
 
 /// All learners since the server started.
-#[utoipa::path(get, path = "/v1/learn", tag = "socius", responses((status = 200, body = JobList)))]
+#[utoipa::path(get, path = "/v1/learn", tag = "socius", responses(
+    (status = 200, body = JobList), (status = "4XX", body = ErrorBody),
+))]
 pub(super) async fn list(State(app): State<Shared>) -> Json<JobList> {
     Json(JobList { jobs: app.learners.list().iter().map(|job| job.state()).collect() })
 }

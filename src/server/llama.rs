@@ -23,7 +23,7 @@ use std::sync::{PoisonError, atomic::Ordering};
 use utoipa::ToSchema;
 
 /// Whether the server takes requests.
-#[utoipa::path(get, path = "/health", tag = "llama-server", responses(
+#[utoipa::path(get, path = "/health", tag = "llama-server", security(()), responses(
     (status = 200, body = Value), (status = 503, body = Value, description = "It is about to end"),
 ))]
 pub(super) async fn health(State(app): State<Shared>) -> (StatusCode, Json<Value>) {
@@ -34,7 +34,9 @@ pub(super) async fn health(State(app): State<Shared>) -> (StatusCode, Json<Value
 }
 
 /// What is served, and how.
-#[utoipa::path(get, path = "/props", tag = "llama-server", responses((status = 200, body = Value)))]
+#[utoipa::path(get, path = "/props", tag = "llama-server", responses(
+    (status = 200, body = Value), (status = "4XX", body = ErrorBody),
+))]
 pub(super) async fn props(State(app): State<Shared>) -> Json<Value> {
     let base = &app.session.base;
     let token = |id: Option<u32>| id.and_then(|id| base.text.tokenizer.token(id));
@@ -152,7 +154,9 @@ pub(super) struct AdapterScale {
 }
 
 /// The skills over this base, by name: their place is their id.
-#[utoipa::path(get, path = "/lora-adapters", tag = "llama-server", responses((status = 200, body = Vec<AdapterCard>)))]
+#[utoipa::path(get, path = "/lora-adapters", tag = "llama-server", responses(
+    (status = 200, body = Vec<AdapterCard>), (status = "4XX", body = ErrorBody),
+))]
 pub(super) async fn adapters(State(app): State<Shared>) -> Result<Json<Vec<AdapterCard>>, ApiError> {
     app.blocking(|app| {
         let default = app.default_skill.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -200,7 +204,9 @@ fn names(app: &App) -> Result<Vec<String>, ApiError> {
 }
 
 /// Counters and gauges, as Prometheus reads them.
-#[utoipa::path(get, path = "/metrics", tag = "llama-server", responses((status = 200, body = String, content_type = "text/plain")))]
+#[utoipa::path(get, path = "/metrics", tag = "llama-server", responses(
+    (status = 200, body = String, content_type = "text/plain"), (status = "4XX", body = ErrorBody),
+))]
 pub(super) async fn metrics(State(app): State<Shared>) -> impl IntoResponse {
     let learning = app.learners.list().iter().filter(|job| !job.state().status.is_over()).count();
     let text = app.metrics.render(&[

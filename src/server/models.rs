@@ -37,7 +37,9 @@ pub(super) struct ModelList {
 }
 
 /// The base, `auto`, and the skills over this base.
-#[utoipa::path(get, path = "/v1/models", tag = "openai", responses((status = 200, body = ModelList)))]
+#[utoipa::path(get, path = "/v1/models", tag = "openai", responses(
+    (status = 200, body = ModelList), (status = "4XX", body = ErrorBody),
+))]
 pub(super) async fn list(State(app): State<Shared>) -> Result<Json<ModelList>, ApiError> {
     let data = app.blocking(|app| {
         let base = &app.session.base.id;

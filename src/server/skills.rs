@@ -29,7 +29,9 @@ pub(super) struct SkillList {
 }
 
 /// The current generation of every skill.
-#[utoipa::path(get, path = "/v1/skills", tag = "socius", responses((status = 200, body = SkillList)))]
+#[utoipa::path(get, path = "/v1/skills", tag = "socius", responses(
+    (status = 200, body = SkillList), (status = "4XX", body = ErrorBody),
+))]
 pub(super) async fn list(State(app): State<Shared>) -> Result<Json<SkillList>, ApiError> {
     let skills = app.blocking(|app| Ok(app.session.library.list()?.skills)).await?;
     Ok(Json(SkillList { skills }))
