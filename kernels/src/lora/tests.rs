@@ -296,7 +296,7 @@ fn factors_packed_together_give_the_bits_of_those_packed_alone() {
             let x = values.take(2 * width);
             for (alone, together) in alone.iter().zip(&Factors::together(&all)) {
                 let [alone, together] = [alone, together].map(|factors| {
-                    let adapted = vec![Adapted { factors, rows: vec![1..2] }];
+                    let adapted = [Adapted { factors, rows: vec![1..2] }];
                     let (mut y, mut dx) = (vec![0.0; 2 * outputs], vec![0.0; 2 * width]);
                     let linear =
                         || Linear { weight: &weight, adapted: adapted.iter().map(copy).collect(), dropout: None };

@@ -140,7 +140,7 @@ pub fn answers(items: &[Item], question: [u32; 3]) -> BTreeSet<u32> {
         GET => values(&|item| item[..2] == [a, b]),
         FIND => values(&|item| item[..2] == [b, a]),
         WHO => items.iter().filter(|item| item[1..] == [b, a]).map(|item| item[0]).collect(),
-        MAX => values(&|item| item[0] == a).into_iter().last().into_iter().collect(),
+        MAX => values(&|item| item[0] == a).last().copied().into_iter().collect(),
         TWICE => {
             let mut seen = HashMap::new();
             let twice = items.iter().filter(|item| seen.insert([item[0], item[1]], item[2]).is_some());
