@@ -13,7 +13,7 @@ const TINY: &str = r#"
 seeds = [0]
 sizes = [16, 32, 64]
 workloads = ["needle", "pairs"]
-arms = ["attention", "window", "retrieval", "society", "adapter"]
+arms = ["attention", "window", "retrieval", "society", "adapter", "scratch"]
 questions = 4
 intermediate = 16
 window = [48]
@@ -30,6 +30,14 @@ routed = 2
 ranks = [2]
 lr = 5e-3
 batch = 8
+steps_max = 16
+size_max = 16
+
+[scratch]
+widths = [16]
+layers = 1
+lr = 5e-3
+batch = 16
 steps_max = 16
 size_max = 16
 "#;
@@ -103,7 +111,16 @@ fn a_run_that_is_killed_goes_on_where_it_was_and_ends_in_a_complete_report() {
 
     let report = path("whole").join("report");
     let page = fs::read_to_string(report.join("index.html")).unwrap();
-    for words in ["needle", "pairs", "A attention, cached", "C society, flat", "D retrieval", "B1 LoRA", "Left out"] {
+    for words in [
+        "needle",
+        "pairs",
+        "A attention, cached",
+        "C society, flat",
+        "D retrieval",
+        "B1 LoRA",
+        "B2 from scratch",
+        "Left out",
+    ] {
         assert!(page.contains(words), "{words}");
     }
     for unwanted in [">NaN", "NaN<", "\"NaN", "http:", "src="] {

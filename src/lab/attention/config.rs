@@ -17,6 +17,8 @@ pub enum Arm {
     Window,
     /// LoRA over the frozen base.
     Adapter,
+    /// A small model from scratch.
+    Scratch,
     /// Agents with bounded contexts and messages.
     Society,
     /// The items that BM25 finds are attended to.
@@ -47,6 +49,9 @@ pub struct Config {
     pub society: SocietyConfig,
     /// LoRA over the base.
     pub adapter: AdapterConfig,
+    /// Models from scratch, if that arm runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scratch: Option<ScratchConfig>,
 }
 
 /// See [`Config::society`].
@@ -81,6 +86,24 @@ pub struct AdapterConfig {
     pub size_max: usize,
 }
 
+/// See [`Config::scratch`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScratchConfig {
+    /// Widths from the smallest, multiples of 16; the next is tried when one does not reach the quality.
+    pub widths: Vec<usize>,
+    /// Layers, each with attention and a four times as wide MLP.
+    pub layers: usize,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Questions a step.
+    pub batch: usize,
+    /// Steps at most; looked at after every doubling from 8.
+    pub steps_max: usize,
+    /// Largest N that is tried.
+    pub size_max: usize,
+}
+
 /// A cell.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Point {
@@ -96,7 +119,8 @@ pub struct Point {
 
 impl Arm {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Attention, Self::Window, Self::Adapter, Self::Society, Self::Retrieval];
+    pub const ALL: [Self; 6] =
+        [Self::Attention, Self::Window, Self::Adapter, Self::Scratch, Self::Society, Self::Retrieval];
 
     /// As the report calls it.
     pub fn name(self) -> &'static str {
@@ -104,6 +128,7 @@ impl Arm {
             Self::Attention => "A attention",
             Self::Window => "A′ window",
             Self::Adapter => "B1 LoRA",
+            Self::Scratch => "B2 from scratch",
             Self::Society => "C society",
             Self::Retrieval => "D retrieval",
         }
@@ -142,6 +167,18 @@ impl Config {
         if self.adapter.steps_max < 8 {
             return fault("adapter.steps_max is at least 8");
         }
+        match &self.scratch {
+            None if self.arms.contains(&Arm::Scratch) => {
+                return fault("the arm \"scratch\" needs its settings, [scratch]");
+            }
+            Some(s) if s.widths.is_empty() || s.widths.iter().any(|width| *width == 0 || width % 16 != 0) => {
+                return fault("scratch.widths are multiples of 16");
+            }
+            Some(s) if s.layers == 0 || s.batch == 0 || s.steps_max < 8 => {
+                return fault("scratch: layers and batch are above 0, steps_max is at least 8");
+            }
+            _ => {}
+        }
         Ok(())
     }
 
@@ -154,6 +191,7 @@ impl Config {
                     for &arm in &self.arms {
                         let tried = match arm {
                             Arm::Adapter => n <= self.adapter.size_max,
+                            Arm::Scratch => self.scratch.as_ref().is_some_and(|settings| n <= settings.size_max),
                             _ => true,
                         };
                         if tried {
@@ -172,7 +210,7 @@ impl Point {
     pub fn weight(&self) -> f64 {
         let n = self.n as f64;
         match self.arm {
-            Arm::Adapter => 8.0 + n / 8.0,
+            Arm::Adapter | Arm::Scratch => 8.0 + n / 8.0,
             _ => 1.0 + n / 200.0 + (n / 800.0).powi(2),
         }
     }

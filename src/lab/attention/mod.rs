@@ -8,9 +8,11 @@ mod findings;
 pub mod found;
 mod gathered;
 mod incontext;
+mod scratch;
 pub mod society;
+mod study;
 
-pub use config::{AdapterConfig, Arm, Config, Point, SocietyConfig};
+pub use config::{AdapterConfig, Arm, Config, Point, ScratchConfig, SocietyConfig};
 
 use super::{Cell, Desk, Experiment, LabError, Plan, Run, Size, parse_config};
 use crate::report::Page;
@@ -52,6 +54,7 @@ impl Experiment for AttentionVsCompression {
             Arm::Retrieval => incontext::retrieval(&mut bench),
             Arm::Society => society::measure(&mut bench),
             Arm::Adapter => adapter::measure(&mut bench),
+            Arm::Scratch => scratch::measure(&mut bench, config.scratch.as_ref().expect("checked with the arms")),
         }
     }
 

@@ -116,18 +116,6 @@ impl Reader {
         }
         Ok(answered)
     }
-
-    /// Answers questions without any context, each under the adapter of its index or none.
-    ///
-    /// # Errors
-    /// If a pass fails.
-    pub fn recall(
-        &self,
-        questions: &[(Option<usize>, [u32; 3])],
-        adapters: &[Adapter<'_>],
-    ) -> Result<Answered, LabError> {
-        recall(&self.model, questions, adapters)
-    }
 }
 
 /// Answers questions without any context under `model` and adapters over it.
@@ -140,13 +128,20 @@ pub fn recall(
     adapters: &[Adapter<'_>],
 ) -> Result<Answered, LabError> {
     let mut answered = Answered { logits: Vec::new(), flops: 0.0, tokens: 0 };
-    for questions in questions.chunks(PASS_TOKENS / 4) {
+    // A pass runs under one learner of all weights, or under any number of adapters.
+    let whole = adapters.iter().any(|adapter| adapter.layout.is_whole());
+    let parts = questions.chunk_by(|a, b| !whole || a.0 == b.0).flat_map(|part| part.chunks(PASS_TOKENS / 4));
+    for questions in parts {
         let rows: Vec<[u32; 4]> = questions.iter().map(|(_, [a, b, asked])| [BEGIN, *a, *b, *asked]).collect();
-        let batch = Batch::new(rows.iter().zip(questions).map(|(row, (adapter, _))| Row::new(row).under(*adapter)));
+        let first = if whole { questions[0].0.unwrap_or(0) } else { 0 };
+        let under = &adapters[first..if whole { first + 1 } else { adapters.len() }];
+        let batch = Batch::new(
+            rows.iter().zip(questions).map(|(row, (adapter, _))| Row::new(row).under(adapter.map(|i| i - first))),
+        );
         let mut forks: Vec<KvSequence> = questions.iter().map(|_| model.sequence()).collect();
         let mut sequences: Vec<&mut KvSequence> = forks.iter_mut().collect();
         let wanted: Vec<usize> = (0..questions.len()).map(|i| 4 * i + 3).collect();
-        let logits = model.forward(&batch, adapters, &mut sequences, &wanted)?;
+        let logits = model.forward(&batch, under, &mut sequences, &wanted)?;
         let stretch = Stretch { cached: 0, tokens: 4, scored: 1 };
         answered.take(
             &logits,

@@ -35,20 +35,26 @@ pub fn forward(spec: &Spec, stretch: Stretch) -> f64 {
     2.0 * (linears(spec) * stretch.tokens as f64 + head(spec) * stretch.scored as f64) + attention(spec, stretch)
 }
 
-/// A forward pass under an adapter.
+/// A forward pass under a learner: an adapter, or all weights.
 pub fn forward_under(spec: &Spec, layout: &Layout, stretch: Stretch) -> f64 {
+    if layout.is_whole() {
+        return forward(spec, stretch);
+    }
     forward(spec, stretch) + 2.0 * layout.len() as f64 * stretch.tokens as f64
 }
 
-/// Forward and backward of an adapter over the frozen base: the gradient goes back through the base's weights and the head (2 a weight),
+/// Forward and backward of a learner. Of an adapter over the frozen base: the gradient goes back through the base's weights and the head (2 a weight),
 /// the adapter's own are computed as well (2 forward, 4 backward), and attention's backward pass computes scores again and four products.
-pub fn train_adapter(spec: &Spec, layout: &Layout, stretch: Stretch) -> f64 {
+pub fn train_under(spec: &Spec, layout: &Layout, stretch: Stretch) -> f64 {
+    if layout.is_whole() {
+        return train_whole(spec, stretch);
+    }
     let back = 2.0 * (linears(spec) * stretch.tokens as f64 + head(spec) * stretch.scored as f64);
     forward(spec, stretch) + back + 2.5 * attention(spec, stretch) + 6.0 * layout.len() as f64 * stretch.tokens as f64
 }
 
 /// Forward and backward of all parameters: every weight's own gradient is another 2 a weight and token.
-pub fn train_whole(spec: &Spec, stretch: Stretch) -> f64 {
+fn train_whole(spec: &Spec, stretch: Stretch) -> f64 {
     3.0 * forward(spec, stretch) + 0.5 * attention(spec, stretch)
 }
 
