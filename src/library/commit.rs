@@ -3,7 +3,7 @@
 //!
 //! Before a record is stored, the file `moving` names it; after the commit it is emptied, and its lock is held meanwhile. Whoever next
 //! takes the lock, or opens the library, removes the named records that the index does not have: a kill between objects and commit
-//! leaves nothing that a rebuilt index would believe. A collector names the evidence that it takes away in the same way.
+//! leaves nothing that a rebuilt index would believe. It settles first what the index has (`Change::settle`). A collector names the evidence that it takes away in the same way.
 
 use super::{
     Evidence, FORMAT, Generation, Library, LibraryError, Move, MoveKind, RoutingFeatures, SkillName, Target,
@@ -120,8 +120,8 @@ impl Library {
     ) -> Result<T, LibraryError> {
         let _lock = self.objects.publishing()?;
         let moving = self.moving()?;
+        self.undo()?;
         let value = self.index.write(|change| {
-            self.undo(change)?;
             let (value, records) = plan(change)?;
             let moves: Vec<Vec<u8>> = records.moves.iter().map(journal::to_bytes).collect();
             let evidence: Vec<Vec<u8>> = records.evidence.iter().map(journal::to_bytes).collect();
@@ -183,14 +183,22 @@ impl Library {
         }
     }
 
-    /// Takes away what a writer left that died before its commit.
-    pub(super) fn undo(&self, change: &Change<'_>) -> Result<(), LibraryError> {
-        let mut dead = Vec::new();
-        for record in self.intended()? {
-            if !change.has(record)? {
-                dead.push(record);
-            }
+    /// Takes away what a writer left that died before its commit. The caller holds the lock of the file that names it.
+    pub(super) fn undo(&self) -> Result<(), LibraryError> {
+        let intended = self.intended()?;
+        if intended.is_empty() {
+            return Ok(());
         }
+        let dead = self.index.write(|change| {
+            change.settle()?;
+            let mut dead = Vec::new();
+            for record in intended {
+                if !change.has(record)? {
+                    dead.push(record);
+                }
+            }
+            Ok(dead)
+        })?;
         self.objects.withdraw(&dead)
     }
 
@@ -201,7 +209,7 @@ impl Library {
             return Ok(());
         }
         if let Ok(moving) = self.moving() {
-            self.index.write(|change| self.undo(change))?;
+            self.undo()?;
             let _ = moving.set_len(0);
         }
         Ok(())

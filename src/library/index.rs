@@ -257,6 +257,13 @@ impl Change<'_> {
         self.run(|transaction| history(transaction, name))
     }
 
+    /// Decides for good what this transaction sees. A writer that is killed inside SQLite's commit may leave a transaction whole in the
+    /// write-ahead log which nobody sees yet: the next writer's overwrites it, but where none comes, the next recovery of the log makes it
+    /// visible after all (sqlite.org/walformat.html, "Recovery"). So whoever acts outside the index on what it lacks writes something first.
+    pub(super) fn settle(&self) -> Result<(), LibraryError> {
+        self.run(|transaction| transaction.pragma_update(None, "user_version", VERSION))
+    }
+
     /// Forgets everything, as before the first publication.
     pub(super) fn clear(&self) -> Result<(), LibraryError> {
         let tables = ["skills", "generations", "about", "centroids", "moves", "evidence", "quarantine"];

@@ -7,7 +7,7 @@ use crate::{
     lora::{LoraConfig, LoraWeights, testing::random},
 };
 use socius_models::{Projection, Spec};
-use std::sync::Arc;
+use std::{fs, path::Path, sync::Arc};
 
 pub(super) struct Fixture {
     pub(super) library: Library,
@@ -103,5 +103,18 @@ pub(super) fn manifest(name: &str) -> Manifest {
             routing: Some(RoutingRef { blob, layer: 14 }),
         },
         provenance: provenance(),
+    }
+}
+
+/// Copies all that lies in `from` into `to`.
+pub(super) fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let to = to.join(path.file_name().unwrap());
+        match path.is_dir() {
+            true => copy_folder(&path, &to),
+            false => assert!(fs::copy(&path, &to).is_ok()),
+        }
     }
 }

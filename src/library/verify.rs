@@ -256,7 +256,7 @@ impl Library {
         // A lost index has no say in what a dead writer left: it is whole, and is believed.
         let moving = library.moving()?;
         if readable {
-            library.index.write(|change| library.undo(change))?;
+            library.undo()?;
         }
         let recorded = library.recorded()?;
         library.index.write(|change| {

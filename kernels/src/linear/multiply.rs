@@ -166,10 +166,11 @@ pub(crate) fn run_streams(variant: Variant, streams: &[Stream<'_>]) {
         let (rows, outputs) = (product.rows.clone(), product.weight.outputs);
         assert!(product.x.holds(rows.len(), product.weight.inputs), "an input of [{}, _]", rows.len());
         let panels = outputs.div_ceil(PANEL);
+        let ahead = STREAM_AHEAD.div_ceil(product.weight.panel_bytes().max(1));
         for panel in 0..panels {
             let next = match next {
-                Some(next) if panel + 1 == panels => next.product.weight.panel(0),
-                _ => product.weight.panel(panel + 1),
+                Some(next) if panel + ahead >= panels => next.product.weight.panel(panel + ahead - panels),
+                _ => product.weight.panel(panel + ahead),
             };
             let place = Place { panel, columns: PANEL.min(outputs - panel * PANEL), y_row: outputs, accumulate: true };
             add_product(variant, product, &rows, (place, next), sums.at(rows.start * outputs + panel * PANEL));
@@ -181,6 +182,9 @@ pub(crate) fn run_streams(variant: Variant, streams: &[Stream<'_>]) {
         }
     });
 }
+
+/// How far ahead, in bytes, a stream asks memory for what it reads: its panels are short.
+const STREAM_AHEAD: usize = 8192;
 
 /// A product, the sum that it is added to, and the output that the sum is added to.
 pub(crate) struct Stream<'a> {

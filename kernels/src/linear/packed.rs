@@ -87,10 +87,17 @@ impl Packed {
 
     /// Where panel `index` starts, or would.
     pub(super) fn panel(&self, index: usize) -> Address {
-        match &self.panels {
-            Panels::Bf16(words) => Address(words.as_ptr().wrapping_add(index * PANEL * self.inputs.div_ceil(2)).cast()),
-            Panels::F32(words) => Address(words.as_ptr().wrapping_add(index * PANEL * self.inputs).cast()),
-        }
+        let first: *const u8 = match &self.panels {
+            Panels::Bf16(words) => words.as_ptr().cast(),
+            Panels::F32(words) => words.as_ptr().cast(),
+        };
+        Address(first.wrapping_add(index * self.panel_bytes()))
+    }
+
+    /// Of a whole one.
+    pub(super) fn panel_bytes(&self) -> usize {
+        let shape = Shape { outputs: self.outputs, inputs: self.inputs, kept: self.kept() };
+        PANEL * shape.steps() * size_of::<u32>()
     }
 
     pub(super) fn kept(&self) -> WeightType {

@@ -1,6 +1,6 @@
 //! Names that move, evidence that is added, and libraries of the first version.
 
-use super::super::testing::Fixture;
+use super::super::testing::{Fixture, copy_folder};
 use super::*;
 use crate::library::{Finding, index::Index};
 
@@ -70,6 +70,33 @@ fn a_record_that_a_dead_writer_left_is_taken_away() {
     fs::write(library.root().join("moving"), &digest.to_string()[..40]).unwrap();
     fixture.publish("a", 2);
     assert_eq!(numbers(&Library::open(fixture.library.root()).unwrap(), "a").1, 2);
+}
+
+/// A writer that dies inside SQLite's commit: its transaction lies in the write-ahead log, but the log's index, which the other processes
+/// look at, does not have it. They find it uncommitted; a recovery of the log would find it committed.
+#[test]
+fn a_transaction_that_nobody_saw_does_not_come_back_when_its_records_are_gone() {
+    let fixture = Fixture::new();
+    let generation = fixture.publish("a", 1);
+    let survivor = Library::open(fixture.library.root()).unwrap();
+    let root = survivor.root();
+    let log_index = root.join("index.sqlite-shm");
+    let unseen = note(generation.id, "unseen");
+    let digest = Digest::of(journal::to_bytes(&unseen));
+
+    let before = fs::read(&log_index).unwrap();
+    fixture.library.attach(unseen).unwrap();
+    fs::write(root.join("moving"), digest.to_string()).unwrap();
+    File::options().write(true).open(&log_index).unwrap().write_all(&before).unwrap();
+    survivor.recover().unwrap();
+    assert!(survivor.objects.get(digest).is_err() && survivor.evidence(generation.id).unwrap().is_empty());
+
+    // All processes gone: whoever comes next recovers the log.
+    let folder = tempfile::tempdir().unwrap();
+    copy_folder(root, folder.path());
+    fs::remove_file(folder.path().join("index.sqlite-shm")).unwrap();
+    let found = Library::open(folder.path()).unwrap().verify().unwrap();
+    assert!(found.is_sound() && found.mended.is_empty(), "{found:?}");
 }
 
 #[test]

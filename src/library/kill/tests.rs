@@ -2,10 +2,10 @@
 
 use super::super::{
     Evidence, Finding, Library, LibraryError, SkillName,
-    testing::{Fixture, provenance},
+    testing::{Fixture, copy_folder, provenance},
 };
 use crate::common::Digest;
-use std::{cell::Cell, fs, io, path::Path};
+use std::{cell::Cell, io};
 
 thread_local! {
     /// Points that this thread will still pass; none where no kill is meant.
@@ -84,18 +84,6 @@ fn copy(scene: &Scene) -> Scene {
     let (base, spec) = (scene.fixture.base.clone(), scene.fixture.spec.clone());
     let fixture = Fixture { library: Library::open(&root).unwrap(), base, spec, folder };
     Scene { fixture, archive: scene.archive.clone(), name: scene.name.clone() }
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let to = to.join(path.file_name().unwrap());
-        match path.is_dir() {
-            true => copy_folder(&path, &to),
-            false => assert!(fs::copy(&path, &to).is_ok()),
-        }
-    }
 }
 
 /// What `library` says of the name, to compare.
