@@ -60,11 +60,11 @@ class Machine:
     def bench(self, *arguments, runs=3):
         return self.ours("bench", *arguments, "--runs", runs)
 
-    def peft(self, batch, length):
+    def peft(self, batch, length, dtype):
         python, folder = self.peers / "venv/bin/python", self.peers / "models/smollm2-hf"
         if not folder.exists():
             raise Missing(folder)
-        return json.loads(self.run(python, HERE / "peft_train.py", folder, batch, length, 16, 3, self.threads))
+        return json.loads(self.run(python, HERE / "peft_train.py", folder, batch, length, 16, 3, self.threads, dtype))
 
     def llama_bench(self, prompt, tokens):
         arguments = ("-m", self.peers / GGUF, "-t", self.threads, "-p", prompt, "-n", tokens, "-r", 3, "-o", "json")
@@ -110,10 +110,10 @@ def row(what, rounds, missing, goal, key="tokens_per_s"):
     return dict(work=what, unit=unit, ours=ours, peer=peer, ratio=ratio, sign=sign, required=goal[0], aim=goal[1], note=missing)
 
 
-def training(machine, batch, length, memory):
+def training(machine, batch, length, memory, dtype="bfloat16"):
     ours = lambda: machine.bench("train", "--batch", batch, "--length", length, "--rank", 16)
-    rounds, missing = machine.interleaved(ours, lambda: machine.peft(batch, length))
-    what = f"LoRA r16 training step, {batch} × {length}, against peft bf16"
+    rounds, missing = machine.interleaved(ours, lambda: machine.peft(batch, length, dtype))
+    what = f"LoRA r16 training step, {batch} × {length}, against peft {dtype}"
     rows = [row(what, rounds, missing, (3.0, 4.0))]
     return rows + [row("its peak memory", rounds, missing, (0.5, 0.4), key="peak_mb")] if memory else rows
 
@@ -126,6 +126,12 @@ def train(machine):
 @work("train-short")
 def train_short(machine):
     return training(machine, 8, 128, memory=False)
+
+
+@work("train-short-f32")
+def train_short_f32(machine):
+    """What peft is fastest in on a CPU without bf16 instructions."""
+    return training(machine, 8, 128, memory=False, dtype="float32")
 
 
 @work("learners")

@@ -1,6 +1,6 @@
-"""Seconds of a LoRA training step in peft, and the memory it takes: peft_train.py MODEL_FOLDER BATCH LENGTH RANK STEPS THREADS
+"""Seconds of a LoRA training step in peft, and the memory it takes: peft_train.py MODEL_FOLDER BATCH LENGTH RANK STEPS THREADS DTYPE
 
-bf16, every linear adapted, random tokens, every position trained, fused AdamW; the median of STEPS after one that warms up."""
+bfloat16 or float32, every linear adapted, random tokens, every position trained, fused AdamW; the median of STEPS after one that warms up."""
 import json
 import resource
 import statistics
@@ -12,10 +12,11 @@ import torch
 import transformers
 
 folder = sys.argv[1]
-batch, length, rank, steps, threads = map(int, sys.argv[2:])
+batch, length, rank, steps, threads = map(int, sys.argv[2:7])
+dtype = getattr(torch, sys.argv[7])
 torch.set_num_threads(threads)
 torch.manual_seed(0)
-base = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="sdpa")
+base = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
 linears = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 settings = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=linears, task_type="CAUSAL_LM")
 model = peft.get_peft_model(base, settings).train()
