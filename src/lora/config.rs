@@ -1,4 +1,4 @@
-//! Which sites an adapter has, at which ranks and scales, and its values before training.
+//! Which sites an adapter has, at which ranks and scales, and its values before training; or how long a prefix it is.
 
 use super::LoraError;
 use crate::common::Seed;
@@ -34,6 +34,8 @@ pub struct LoraConfig {
     pub overrides: BTreeMap<Site, SiteConfig>,
     /// Sites of `projections` that are left alone.
     pub without: BTreeSet<Site>,
+    /// Positions of a trained prefix, in place of factors at any site; 0 if there is none.
+    pub positions: usize,
 }
 
 impl Default for LoraConfig {
@@ -54,7 +56,13 @@ impl LoraConfig {
             projections: projections.to_vec(),
             overrides: BTreeMap::new(),
             without: BTreeSet::new(),
+            positions: 0,
         }
+    }
+
+    /// A prefix of `positions` keys and values (see [`Layout::prefix`]).
+    pub fn prefix(positions: usize) -> Self {
+        Self { positions, ..Self::uniform(1, 1.0, &[]) }
     }
 
     /// Rank and alpha at `site`, or none where the site is not adapted.
@@ -76,6 +84,9 @@ impl LoraConfig {
     /// Names the first setting that is out of range or does not fit `spec`.
     pub fn layout(&self, spec: &Spec) -> Result<Layout, LoraError> {
         self.check(spec)?;
+        if self.positions > 0 {
+            return Ok(Layout::prefix(spec, self.positions));
+        }
         let rows = sites(spec).filter_map(|site| self.at(site).map(|own| (site, own.rank, self.scale(own))));
         let layout = Layout::new(spec, rows);
         if layout.is_empty() {
@@ -85,6 +96,13 @@ impl LoraConfig {
     }
 
     fn check(&self, spec: &Spec) -> Result<(), LoraError> {
+        if self.positions > 0 && !self.projections.is_empty() {
+            return Err(LoraError::config("positions", "a prefix has no factors; name no projections"));
+        }
+        if self.positions >= spec.context_max {
+            let what = format!("a prefix of {} leaves no room in a context of {}", self.positions, spec.context_max);
+            return Err(LoraError::config("positions", what));
+        }
         check_site("rank", "alpha", SiteConfig { rank: self.rank, alpha: self.alpha })?;
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(LoraError::config("dropout", format!("{} is not in 0 ≤ p < 1", self.dropout)));
@@ -181,6 +199,8 @@ mod tests {
             ("overrides", LoraConfig { overrides: [(far, own)].into(), ..good.clone() }),
             ("overrides", LoraConfig { overrides: [(Q0, SiteConfig { rank: 0, ..own })].into(), ..good.clone() }),
             ("overrides", LoraConfig { without: [far].into(), ..good.clone() }),
+            ("positions", LoraConfig { positions: 4, ..good.clone() }),
+            ("positions", LoraConfig::prefix(Spec::tiny().context_max)),
         ] {
             match bad.layout(&Spec::tiny()) {
                 Err(LoraError::Config { key: found, .. }) => assert_eq!(found, key),
