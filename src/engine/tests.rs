@@ -149,7 +149,9 @@ fn requests_hold_a_trained_prefix_in_common() {
     let mut engine = Engine::new(model.clone(), Limits { cache_tokens_max: 150, ..Limits::default() });
     let adapter = begun(&model, 100, 1);
     let request = |seed| Request::new(prompt(10, seed), sampled(seed, 5)).under(Some(adapter.clone()));
-    (0..3).for_each(|seed| drop(engine.submit(request(seed)).unwrap()));
+    for seed in 0..3 {
+        engine.submit(request(seed)).unwrap();
+    }
     engine.step().unwrap();
     assert_eq!((engine.rows(), engine.reserved_tokens()), (3, 100 + 3 * 15));
     let message = engine.submit(Request::new(prompt(46, 0), sampled(0, 5)).under(Some(adapter))).unwrap_err();

@@ -60,9 +60,9 @@ impl LoraConfig {
         }
     }
 
-    /// A prefix of `positions` keys and values (see [`Layout::prefix`]).
+    /// A prefix of `positions` keys and values (see [`Layout::prefix`]). It has no rank.
     pub fn prefix(positions: usize) -> Self {
-        Self { positions, ..Self::uniform(1, 1.0, &[]) }
+        Self { positions, ..Self::uniform(0, 0.0, &[]) }
     }
 
     /// Rank and alpha at `site`, or none where the site is not adapted.
@@ -83,10 +83,11 @@ impl LoraConfig {
     /// # Errors
     /// Names the first setting that is out of range or does not fit `spec`.
     pub fn layout(&self, spec: &Spec) -> Result<Layout, LoraError> {
-        self.check(spec)?;
         if self.positions > 0 {
+            self.check_prefix(spec)?;
             return Ok(Layout::prefix(spec, self.positions));
         }
+        self.check(spec)?;
         let rows = sites(spec).filter_map(|site| self.at(site).map(|own| (site, own.rank, self.scale(own))));
         let layout = Layout::new(spec, rows);
         if layout.is_empty() {
@@ -95,14 +96,18 @@ impl LoraConfig {
         Ok(layout)
     }
 
-    fn check(&self, spec: &Spec) -> Result<(), LoraError> {
-        if self.positions > 0 && !self.projections.is_empty() {
+    fn check_prefix(&self, spec: &Spec) -> Result<(), LoraError> {
+        if !self.projections.is_empty() {
             return Err(LoraError::config("positions", "a prefix has no factors; name no projections"));
         }
         if self.positions >= spec.context_max {
             let what = format!("a prefix of {} leaves no room in a context of {}", self.positions, spec.context_max);
             return Err(LoraError::config("positions", what));
         }
+        Ok(())
+    }
+
+    fn check(&self, spec: &Spec) -> Result<(), LoraError> {
         check_site("rank", "alpha", SiteConfig { rank: self.rank, alpha: self.alpha })?;
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(LoraError::config("dropout", format!("{} is not in 0 ≤ p < 1", self.dropout)));
