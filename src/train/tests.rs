@@ -294,6 +294,26 @@ fn training_lowers_the_loss_of_what_it_trains_on_and_the_gap_tells_recomputed_fr
 }
 
 #[test]
+fn a_prefix_read_from_a_text_learns_what_comes_after_it() {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let model = model(dtype);
+        let layout = Layout::prefix(model.spec(), 8);
+        let theta = model.read_prefix(&tokens(20, 1), 8).unwrap();
+        let mut learner = Learner::new(layout, theta, 1, 0.0);
+        let rows = [TrainRow::answer(tokens(4, 3), tokens(3, 4)), TrainRow::answer(tokens(4, 5), tokens(3, 6))];
+        let losses: Vec<f64> = (0..60)
+            .map(|_| {
+                let job = Job { learner: &mut learner, rows: &rows, loss: &loss::nll };
+                let stats = forward_backward(&model, &mut [job], PassLimits::default()).unwrap();
+                optim_step(&mut learner, &AdamW { lr: 5e-2, ..AdamW::default() }).unwrap();
+                stats[0].loss
+            })
+            .collect();
+        assert!(losses[59] < 0.7 * losses[0], "{dtype:?}: {losses:?}");
+    }
+}
+
+#[test]
 fn rows_that_cannot_be_trained_on_are_refused_before_anything_is_computed() {
     let model = model(Dtype::F32);
     let good = TrainRow::answer(tokens(3, 1), tokens(3, 2));
