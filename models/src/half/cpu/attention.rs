@@ -130,8 +130,7 @@ impl Cpu {
     pub(super) fn rotated(&self, at: At<'_, Prepared>, x: &[f32], more: usize) -> [Buffer; 3] {
         let (hidden, q_dim, kv_dim) = (self.spec.hidden, self.spec.q_dim(), self.spec.kv_dim());
         let rows = x.len() / hidden;
-        let [mut q, mut k, mut v] =
-            [rows * q_dim, (rows + more) * kv_dim, (rows + more) * kv_dim].map(|len| Buffer::new(len));
+        let [mut q, mut k, mut v] = [rows * q_dim, (rows + more) * kv_dim, (rows + more) * kv_dim].map(Buffer::new);
         in_parts(at, [(&mut q, q_dim), (&mut k, kv_dim), (&mut v, kv_dim)], |part, [q, k, v]| {
             let normed = self.normed(&self.layers[at.layer].attention_norm, part.of(x, hidden));
             self.project(part, [Projection::Q, Projection::K, Projection::V], &normed, [q, k, v]);
