@@ -6,7 +6,7 @@ mod common;
 
 use socius::{
     agent::{
-        AgentError, BaseChoice, Budget, Compressed, Compression, Gate, Method, Recipe, Session, compress, replay,
+        AgentError, Arm, BaseChoice, Budget, Compressed, Compression, Gate, Method, Recipe, Session, compress, replay,
         restudy,
     },
     common::{Home, Phase, Progress, Report, Silent},
@@ -53,7 +53,7 @@ impl Report for Impatient {
     }
 }
 
-fn run(session: &Session, report: &mut dyn Report) -> Result<Compressed, AgentError> {
+fn run(session: &Session, arm: Arm, report: &mut dyn Report) -> Result<Compressed, AgentError> {
     let recipe = Recipe {
         method: Some(Method::Sft),
         budget: Some(Budget::Steps(3)),
@@ -65,24 +65,24 @@ fn run(session: &Session, report: &mut dyn Report) -> Result<Compressed, AgentEr
     };
     let documents = [document()];
     let name = "ferry".parse().unwrap();
-    compress(&Compression { session, documents: &documents, name, recipe, rank_given: false }, report)
+    compress(&Compression { session, documents: &documents, name, recipe, rank_given: false, arm }, report)
 }
 
 #[test]
 fn a_document_becomes_a_skill_whose_bytes_come_again() {
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let [whole, broken] = [0, 1].map(|i| session(folders[i].path()));
-    let unbroken = run(&whole, &mut Silent).unwrap();
-    assert!(matches!(run(&broken, &mut Impatient { steps: 2, seen: 0 }), Err(AgentError::Cancelled)));
+    let unbroken = run(&whole, Arm::Adapter, &mut Silent).unwrap();
+    assert!(matches!(run(&broken, Arm::Adapter, &mut Impatient { steps: 2, seen: 0 }), Err(AgentError::Cancelled)));
     let kept = folders[1].path().join("derived/compress");
     let size = |name: &str| fs::metadata(kept.join(name)).unwrap().len();
     let before = [size("notes.jsonl"), size("readings.jsonl")];
-    let resumed = run(&broken, &mut Silent).unwrap();
+    let resumed = run(&broken, Arm::Adapter, &mut Silent).unwrap();
     assert_eq!(before, [size("notes.jsonl"), size("readings.jsonl")], "what was written or answered is not again");
     assert_eq!(unbroken.learned.adapter.theta, resumed.learned.adapter.theta);
 
-    let Compressed { learned, quality, price, rank, .. } = &unbroken;
-    assert_eq!(*rank, 1, "a short document has room for the smallest adapter only");
+    let Compressed { learned, quality, price, arm, size, .. } = &unbroken;
+    assert_eq!((*arm, *size), (Arm::Adapter, 1), "a short document has room for the smallest adapter only");
     assert_eq!((quality.questions, quality.skill.items), (4, 4));
     assert!(quality.nats.in_context > quality.nats.neither, "what is in context helps: {:?}", quality.nats);
     assert_eq!(quality.neither.strict, learned.test.before.strict);

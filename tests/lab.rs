@@ -13,7 +13,7 @@ const TINY: &str = r#"
 seeds = [0]
 sizes = [16, 32, 64]
 workloads = ["needle", "pairs"]
-arms = ["attention", "window", "retrieval", "society", "adapter", "scratch"]
+arms = ["attention", "window", "retrieval", "society", "adapter", "scratch", "prefix"]
 questions = 4
 intermediate = 16
 window = [48]
@@ -28,6 +28,13 @@ routed = 2
 
 [adapter]
 ranks = [2]
+lr = 5e-3
+batch = 8
+steps_max = 16
+size_max = 16
+
+[prefix]
+positions = [4]
 lr = 5e-3
 batch = 8
 steps_max = 16
@@ -119,6 +126,7 @@ fn a_run_that_is_killed_goes_on_where_it_was_and_ends_in_a_complete_report() {
         "D retrieval",
         "B1 LoRA",
         "B2 from scratch",
+        "B3 prefix",
         "Left out",
     ] {
         assert!(page.contains(words), "{words}");

@@ -41,7 +41,7 @@ pub struct Row<'a> {
     /// Token ids.
     pub tokens: &'a [u32],
     /// Position of the first token. In decode this is the number of tokens already in the row's KV sequence; for a row with a
-    /// prefix it is the prefix's length.
+    /// prefix it is the position after it; for any other it is [`crate::Layout::positions`] of its adapter.
     pub position: usize,
     /// Index of the row's adapter in the pass's adapter list.
     pub adapter: Option<usize>,

@@ -19,6 +19,8 @@ pub(crate) trait Decode: Send + Sync {
     ) -> Result<Vec<f32>, ModelError>;
     fn pooled(&self, batch: &Batch, layer: usize) -> Result<Vec<Vec<f32>>, ModelError>;
     fn observe(&self, batch: &Batch, see: &mut dyn FnMut(usize, bool, &[Vec<f32>])) -> Result<(), ModelError>;
+    fn begin(&self, adapter: Adapter<'_>) -> Result<KvSequence, ModelError>;
+    fn keys_and_values(&self, batch: &Batch) -> Result<Vec<[Vec<f32>; 2]>, ModelError>;
     fn score(&self, batch: &Batch, adapters: &[Adapter<'_>], targets: &[Target]) -> Result<Scores, ModelError>;
     fn record<'m>(
         &'m self,
@@ -132,10 +134,10 @@ impl<H: Halves> Decoder<H> {
     ) -> Result<Walked<H>, ModelError> {
         if sequences.is_none() {
             let spans = pass.batch.spans();
-            let start = |span: &Span| span.prefix.map_or(0, |prefix| spans[prefix].end());
+            let start = |span: &Span| span.prefix.map_or(pass.trained_positions(span), |prefix| spans[prefix].end());
             assert!(
                 spans.iter().all(|span| span.position == start(span)),
-                "without sequences a row starts at its prefix or at 0"
+                "without sequences a row starts after its prefix, in the batch or trained, or at 0"
             );
         }
         let mut saved = Vec::with_capacity(recorded.len());
@@ -201,7 +203,7 @@ fn first_learning(spec: &Spec, adapters: &[Adapter<'_>]) -> usize {
     let half = |site: crate::Site| 2 * site.layer + usize::from(site.projection.in_mlp());
     let first = |adapter: &Adapter<'_>| match adapter.layout.sites().first() {
         Some(parameters) => Some(half(parameters.site)),
-        None => adapter.layout.is_whole().then_some(0),
+        None => (!adapter.layout.is_empty()).then_some(0),
     };
     adapters.iter().filter_map(first).min().unwrap_or(2 * spec.layers)
 }
@@ -229,6 +231,10 @@ impl<H: Halves + 'static> Decode for Decoder<H> {
             assert_eq!(span.position, sequence.len(), "a served row continues its sequence");
         }
         let (halves, pass) = self.pass(batch, adapters, None)?;
+        assert!(
+            batch.spans().iter().all(|span| span.position >= pass.trained_positions(span)),
+            "a row under a trained prefix continues a sequence that was begun with it"
+        );
         let all = 2 * self.spec.layers;
         let hidden = self.walk((&halves, &pass), all..all, Some(&mut *sequences))?.hidden;
         for (span, sequence) in batch.spans().iter().zip(sequences) {
@@ -259,6 +265,30 @@ impl<H: Halves + 'static> Decode for Decoder<H> {
             }
         }
         Ok(())
+    }
+
+    fn begin(&self, adapter: Adapter<'_>) -> Result<KvSequence, ModelError> {
+        let own = adapter.layout.positions();
+        let layer = |layer| {
+            let [keys, values] = adapter.layout.keys_and_values(layer);
+            self.halves.kv(&adapter.theta[keys], &adapter.theta[values])
+        };
+        Ok(KvSequence { prefix: None, layers: (0..self.spec.layers).map(layer).collect::<Result<_, _>>()?, own })
+    }
+
+    fn keys_and_values(&self, batch: &Batch) -> Result<Vec<[Vec<f32>; 2]>, ModelError> {
+        let (halves, pass) = self.pass(batch, &[], None)?;
+        let mut x = halves.embed(batch.tokens())?;
+        let mut all = Vec::with_capacity(self.spec.layers);
+        for layer in 0..self.spec.layers {
+            let at = At { layer, pass: &pass };
+            all.push(halves.keys_and_values(at, &x)?);
+            x = halves.attention(at, x, None)?;
+            if self.spec.has_mlp() {
+                x = halves.mlp(at, x)?;
+            }
+        }
+        Ok(all)
     }
 
     fn score(&self, batch: &Batch, adapters: &[Adapter<'_>], targets: &[Target]) -> Result<Scores, ModelError> {

@@ -1,11 +1,12 @@
-//! How a learner's parameters lie in its flat buffer θ: low-rank factors at sites, or every weight of the model. Never their values.
+//! How a learner's parameters lie in its flat buffer θ: low-rank factors at sites, every weight of the model, or the keys and values of a
+//! prefix. Never their values.
 
 use crate::{ModelError, Projection, Site, SiteParameters, Slot, Spec, TensorSource, half};
 use candle_core::{Device, Tensor};
 use std::ops::Range;
 
 /// The offset table of a flat parameter buffer θ, without gaps: the low-rank factors of sites in ascending order, each `A` then `B`;
-/// or whole tensors in the order of [`Spec::slots`].
+/// or whole tensors in the order of [`Spec::slots`]; or of each layer a prefix's keys, then its values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layout {
     sites: Vec<SiteParameters>,
@@ -14,6 +15,15 @@ pub struct Layout {
     len: usize,
     /// Values of a second sum that a gradient has: see [`Layout::gradient_len`].
     shared: usize,
+    prefix: Prefix,
+}
+
+/// How much a prefix holds; nothing unless the layout is one.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Prefix {
+    positions: usize,
+    /// Of a key, and of a value.
+    width: usize,
 }
 
 impl Layout {
@@ -30,6 +40,7 @@ impl Layout {
             tensors: Vec::new(),
             len: 0,
             shared: 0,
+            prefix: Prefix::default(),
         };
         for (site, (rank, scale)) in rows {
             assert!(rank > 0 && spec.has(site), "site {site:?} of rank {rank} does not fit the base");
@@ -61,6 +72,29 @@ impl Layout {
         }
         layout.shared = if spec.tied_head { spec.vocab * spec.hidden } else { 0 };
         layout
+    }
+
+    /// The keys, as they are after the rotary turn, and the values of `positions` positions, in every layer: `[positions, kv_dim]` each. What
+    /// runs under it attends to them before its own tokens, which begin at position `positions`. (Prefix tuning, Li & Liang 2021, without a
+    /// network that makes the prefix; a cartridge, Eyuboglu et al. 2025, arXiv 2506.06266.)
+    ///
+    /// # Panics
+    /// If there is no position.
+    pub fn prefix(spec: &Spec, positions: usize) -> Self {
+        assert!(positions > 0, "a prefix has a position");
+        let prefix = Prefix { positions, width: spec.kv_dim() };
+        Self { prefix, len: 2 * spec.layers * positions * spec.kv_dim(), ..Self::new(spec, []) }
+    }
+
+    /// Positions of the trained prefix; 0 where θ is none.
+    pub fn positions(&self) -> usize {
+        self.prefix.positions
+    }
+
+    /// Where the keys and the values of a layer's prefix lie in θ, each `[positions, kv_dim]`, row-major.
+    pub fn keys_and_values(&self, layer: usize) -> [Range<usize>; 2] {
+        let len = self.prefix.positions * self.prefix.width;
+        [2 * layer, 2 * layer + 1].map(|part| part * len..(part + 1) * len)
     }
 
     /// Whether θ is every weight of the model.

@@ -1,8 +1,8 @@
 //! Frozen decoder-only transformers: weights in, logprobs out, gradients back; never sees text, tasks or files other than
 //! checkpoints.
 //!
-//! The base is read-only. What learns is an [`Adapter`]: a [`Layout`] (which sites, which ranks; or every weight of a model of its own)
-//! and one flat `f32` buffer θ.
+//! The base is read-only. What learns is an [`Adapter`]: a [`Layout`] (which sites, which ranks; or every weight of a model of its own; or the
+//! keys and values of a prefix) and one flat `f32` buffer θ.
 //! A [`Batch`] is rows of tokens, each naming its adapter or none; the same walk over half-layers (norm + attention +
 //! residual; norm + MLP + residual; the head) serves prefill, decode and training.
 

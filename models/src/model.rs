@@ -4,7 +4,7 @@ use crate::decoder::{Decode, Decoder, Pause, Recorded};
 use crate::half::cpu::Cpu;
 use crate::half::reference::Reference;
 use crate::kv::Prefix;
-use crate::{Batch, KvSequence, Layout, ModelError, Spec, TensorSource};
+use crate::{Batch, KvSequence, Layout, ModelError, Row, Spec, TensorSource};
 use candle_core::Device;
 use socius_kernels::lora::Factors;
 use std::sync::{Arc, OnceLock};
@@ -27,7 +27,7 @@ pub enum Dtype {
 /// A learner's parameters as a pass reads them.
 #[derive(Clone, Copy, Debug)]
 pub struct Adapter<'a> {
-    /// Sites, ranks, scales and offsets.
+    /// What θ holds, and where.
     pub layout: &'a Layout,
     /// θ, of `layout.len()` values.
     pub theta: &'a [f32],
@@ -42,20 +42,25 @@ impl<'a> Adapter<'a> {
     }
 }
 
-/// θ in the form that a pass multiplies by, kept beside a θ that never changes from the first pass that ran it.
+/// θ in the form that a pass multiplies by, or attends to, kept beside a θ that never changes from the first pass that ran it.
 #[derive(Clone, Default)]
-pub struct PackedAdapter(OnceLock<Arc<[Factors]>>);
+pub struct PackedAdapter {
+    factors: OnceLock<Arc<[Factors]>>,
+    /// Of a trained prefix.
+    begun: OnceLock<Arc<KvSequence>>,
+}
 
 impl PackedAdapter {
     /// What was packed, else what `pack` makes.
     pub(crate) fn get_or_pack(&self, pack: impl FnOnce() -> Arc<[Factors]>) -> Arc<[Factors]> {
-        self.0.get_or_init(pack).clone()
+        self.factors.get_or_init(pack).clone()
     }
 }
 
 impl std::fmt::Debug for PackedAdapter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.0.get().is_some() { "PackedAdapter(packed)" } else { "PackedAdapter(none)" })
+        let packed = self.factors.get().is_some() || self.begun.get().is_some();
+        f.write_str(if packed { "PackedAdapter(packed)" } else { "PackedAdapter(none)" })
     }
 }
 
@@ -139,6 +144,37 @@ impl Model {
         self.decoder.sequence()
     }
 
+    /// What a row under `adapter` continues: its trained prefix, if it has one, else nothing. All rows share it in memory if θ is packed.
+    ///
+    /// # Errors
+    /// If the device cannot hold it.
+    pub fn begin(&self, adapter: Adapter<'_>) -> Result<KvSequence, ModelError> {
+        let positions = adapter.layout.positions();
+        if positions == 0 {
+            return Ok(self.sequence());
+        }
+        let begun = match adapter.packed.and_then(|packed| packed.begun.get()) {
+            Some(begun) => begun.clone(),
+            None => Arc::new(self.decoder.begin(adapter)?),
+        };
+        let kept = adapter.packed.map_or(&begun, |packed| packed.begun.get_or_init(|| begun.clone()));
+        Ok(self.fork(kept, positions))
+    }
+
+    /// θ of [`Layout::prefix`] over the first `positions` of `tokens`, as the base reads them from position 0: what was read and is then
+    /// trained starts by being worth just that.
+    ///
+    /// # Panics
+    /// If there are fewer tokens, or none.
+    pub fn read_prefix(&self, tokens: &[u32], positions: usize) -> Result<Vec<f32>, ModelError> {
+        let layout = Layout::prefix(&self.spec, positions);
+        let batch = Batch::new([Row::new(&tokens[..positions])]);
+        let layers = rayon::scope(|_| self.decoder.keys_and_values(&batch))?;
+        let theta = layers.concat().concat();
+        assert_eq!(theta.len(), layout.len(), "keys and values of every position");
+        Ok(theta)
+    }
+
     /// A new sequence that continues the first `len` tokens of `prefix` without copying them.
     pub fn fork(&self, prefix: &Arc<KvSequence>, len: usize) -> KvSequence {
         assert!(len <= prefix.len(), "{len} tokens of {}", prefix.len());
@@ -182,7 +218,7 @@ impl Model {
         self.decoder.observe(batch, see)
     }
 
-    /// Scores of `targets` without keeping anything for a backward pass. `batch` starts from position 0 (or from prefixes).
+    /// Scores of `targets` without keeping anything for a backward pass. `batch` starts from position 0 (or after prefixes).
     pub fn score(&self, batch: &Batch, adapters: &[Adapter<'_>], targets: &[Target]) -> Result<Scores, ModelError> {
         rayon::scope(|_| self.decoder.score(batch, adapters, targets))
     }

@@ -12,10 +12,13 @@ pub fn model_card(generation: &Generation, evidence: &[Evidence]) -> String {
         manifest.name,
         if manifest.description.is_empty() { "A LoRA adapter." } else { &manifest.description }
     );
+    let what = match manifest.rank {
+        0 => "A trained prefix of keys and values".to_owned(),
+        rank => format!("A LoRA adapter of rank {rank}"),
+    };
     card += &format!(
-        "A LoRA adapter of rank {} for [{base}](https://huggingface.co/{base}), learned by `{}`{} with socius. `{}.socius` is an \
+        "{what} for [{base}](https://huggingface.co/{base}), learned by `{}`{} with socius. `{}.socius` is an \
          archive with its history, evidence and episodes: `socius skills pull` of this repository brings it into a library.\n\n",
-        manifest.rank,
         provenance.learner,
         provenance.env.as_ref().map_or_else(String::new, |env| format!(" in the environment `{}`", env.name)),
         manifest.name

@@ -16,6 +16,8 @@ pub struct Course {
     pub items: Vec<Item>,
     /// How a teacher answers some of them, by the item's id; the others are answered as their environment reveals.
     pub taught: HashMap<Digest, Taught>,
+    /// What a prefix begins as: the first tokens of what is studied. Where that is known the items are, so it is not in the summary.
+    pub beginning: Vec<u32>,
 }
 
 /// A teacher's answer with the distributions that it was drawn from.
@@ -73,7 +75,7 @@ mod tests {
         let text = (0..200).map(|i| format!("word{} ", char::from(b'a' + (i % 26) as u8))).collect::<String>();
         let text = (0..40).map(|i| format!("Clause {i} binds party number {}. ", i * 7)).collect::<String>() + &text;
         let env = Documents::new(&[Document { title: "t".into(), text }], 900).unwrap();
-        let course = Course { items: env.lessons(), taught: HashMap::new() };
+        let course = Course { items: env.lessons(), ..Course::default() };
         let pass = |n: usize| -> Vec<Digest> {
             let from = n * course.items.len();
             (from..from + course.items.len()).map(|i| course.item(&env, Seed::new(3), i as u64).id).collect()

@@ -47,6 +47,14 @@ pub struct Lesson<'a> {
     pub course: Option<&'a Course>,
 }
 
+impl Lesson<'_> {
+    /// What the run is called: a prefix and an adapter of one name are learned beside each other.
+    fn run_name(&self) -> String {
+        let kind = if self.recipe.positions > 0 { "+prefix" } else { "" };
+        format!("{}{kind}", self.name)
+    }
+}
+
 /// A finished life.
 #[derive(Debug)]
 pub struct Learned {
@@ -118,10 +126,37 @@ pub fn learn_together<'a>(
     report: &'a mut dyn Report,
 ) -> Result<impl Iterator<Item = Result<Learned, AgentError>> + use<'a>, AgentError> {
     let library = class.library;
+    let lives = live(class, report)?;
+    Ok(lives.into_iter().map(move |life| life.be_judged(library, report)))
+}
+
+/// Lives all lives of a class, which are of one name, and publishes the one that the gate admits and that does best on validation, the
+/// first among equals. Its index comes with what all have learned.
+///
+/// # Panics
+/// Without a lesson.
+pub fn learn_best(class: &Class<'_>, report: &mut dyn Report) -> Result<(usize, Vec<Learned>), AgentError> {
+    let mut lives = live(class, report)?;
+    let verdicts = lives.iter_mut().map(|life| life.verdict(report)).collect::<Result<Vec<_>, _>>()?;
+    let worth = |i: usize| (verdicts[i].decision.admitted, verdicts[i].validation.after);
+    let better = |a: usize, b: usize| {
+        let ((a_admitted, a), (b_admitted, b)) = (worth(a), worth(b));
+        a_admitted.cmp(&b_admitted).then(a.strict.total_cmp(&b.strict)).then(a.lenient.total_cmp(&b.lenient)).is_gt()
+    };
+    let best = (0..lives.len()).reduce(|best, i| if better(i, best) { i } else { best }).expect("a class has a lesson");
+    let mut all = Vec::with_capacity(verdicts.len());
+    for (i, (life, verdict)) in lives.into_iter().zip(verdicts).enumerate() {
+        all.push(life.end(verdict, (i == best).then_some(class.library), report)?);
+    }
+    Ok((best, all))
+}
+
+/// Trains every life of a class to its end.
+fn live<'a>(class: &Class<'a>, report: &mut dyn Report) -> Result<Vec<Life<'a>>, AgentError> {
     let mut lives = class.lessons.iter().map(|lesson| Life::open(lesson, class)).collect::<Result<Vec<_>, _>>()?;
     lives.iter_mut().try_for_each(|life| life.be_born(report))?;
     train(&mut lives, report)?;
-    Ok(lives.into_iter().map(move |life| life.be_judged(library, report)))
+    Ok(lives)
 }
 
 /// Trains every life to the end of its budget.
@@ -236,7 +271,7 @@ pub(super) struct Life<'a> {
 
 impl<'a> Life<'a> {
     fn open(lesson: &'a Lesson<'a>, class: &Class<'a>) -> Result<Self, AgentError> {
-        let Lesson { base, env, recipe, name, parent, .. } = lesson;
+        let Lesson { base, env, recipe, parent, course, .. } = lesson;
         let &Class { library, home, marks, .. } = class;
         let born = Instant::now();
         let parent_weights =
@@ -245,9 +280,13 @@ impl<'a> Life<'a> {
         let layout = config.layout(base.spec())?;
         let newborn = parent_weights.map(|(adapter, _)| Arc::new(adapter));
         let birth = || {
-            let fresh = || init(&layout, Seed::new(recipe.seed).purpose("lora"));
-            let theta = newborn.as_ref().map_or_else(fresh, |adapter| adapter.theta.clone());
-            Learner::new(layout.clone(), theta, recipe.seed, recipe.dropout as f32)
+            let fresh = || match (layout.positions(), course) {
+                (0, _) => Ok(init(&layout, Seed::new(recipe.seed).purpose("lora"))),
+                (positions, Some(course)) => base.model.read_prefix(&course.beginning, positions),
+                (_, None) => panic!("a prefix is read from what a course begins with"),
+            };
+            let theta = newborn.as_ref().map_or_else(fresh, |adapter| Ok(adapter.theta.clone()))?;
+            Ok::<_, AgentError>(Learner::new(layout.clone(), theta, recipe.seed, recipe.dropout as f32))
         };
         let settings = Settings {
             env: env.info().name.clone(),
@@ -257,7 +296,8 @@ impl<'a> Life<'a> {
             parent: parent.as_ref().map(|parent| parent.id.to_string()),
             recipe: recipe.clone(),
         };
-        let run = Run::open(home.runs().join(name.as_str()), name.as_str(), &settings, base.spec(), birth)?;
+        let name = lesson.run_name();
+        let run = Run::open(home.runs().join(&name), &name, &settings, base.spec(), birth)?;
         let exam = Exam {
             validation: fixed_items(*env, Split::Validation, recipe.level, recipe.validation_items)?,
             test: fixed_items(*env, Split::Test, recipe.level, recipe.test_items)?,
@@ -275,7 +315,7 @@ impl<'a> Life<'a> {
 
     /// What acts now: the adapter as it stands.
     pub(super) fn active(&self) -> Arc<ActiveAdapter> {
-        let generation = format!("{}:step-{}", self.lesson.name, self.run.progress.step);
+        let generation = format!("{}:step-{}", self.lesson.run_name(), self.run.progress.step);
         let learner = &self.run.learner;
         Arc::new(ActiveAdapter::new(generation, learner.layout().clone(), learner.theta().to_vec()))
     }

@@ -19,19 +19,32 @@ use crate::{
 use std::{collections::BTreeMap, sync::Arc};
 
 /// What judging the learned adapter found.
-struct Verdict {
-    validation: Comparison,
+pub(super) struct Verdict {
+    pub(super) validation: Comparison,
     test: Comparison,
     held_out: Option<Comparison>,
     apart: BTreeMap<String, Comparison>,
-    decision: Decision,
+    pub(super) decision: Decision,
 }
 
 impl Life<'_> {
     /// Judges what was learned, publishes it if the gate admits it, and ends the run.
     pub(super) fn be_judged(mut self, library: &Library, report: &mut dyn Report) -> Result<Learned, AgentError> {
         let verdict = self.verdict(report)?;
-        let generation = if verdict.decision.admitted { Some(self.publish(&verdict, library, report)?) } else { None };
+        self.end(verdict, Some(library), report)
+    }
+
+    /// Publishes what was judged in `library`, if there is one and the gate admits it, and ends the run.
+    pub(super) fn end(
+        mut self,
+        verdict: Verdict,
+        library: Option<&Library>,
+        report: &mut dyn Report,
+    ) -> Result<Learned, AgentError> {
+        let generation = match library.filter(|_| verdict.decision.admitted) {
+            Some(library) => Some(self.publish(&verdict, library, report)?),
+            None => None,
+        };
         let seconds = self.seconds();
         let progress = &self.run.progress;
         let birth = self.birth().clone();
@@ -57,7 +70,7 @@ impl Life<'_> {
         Ok(learned)
     }
 
-    fn verdict(&mut self, report: &mut dyn Report) -> Result<Verdict, AgentError> {
+    pub(super) fn verdict(&mut self, report: &mut dyn Report) -> Result<Verdict, AgentError> {
         let birth = self.birth().clone();
         let (validation_items, test_items) = (self.exam.validation.clone(), self.exam.test.clone());
         let validation = self.judge(&validation_items, Some(self.active()), report)?;

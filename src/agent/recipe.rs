@@ -70,6 +70,9 @@ pub struct Recipe {
     pub rank: usize,
     /// Numerator of the adapter's scale alpha / rank.
     pub alpha: f64,
+    /// Positions of a trained prefix in place of an adapter of that rank; 0: no prefix. It begins as [`super::Course::beginning`] is read.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub positions: usize,
     /// Peak learning rate; none takes the method's own.
     pub lr: Option<f64>,
     /// Weight of the KL to the base in reward-only learning.
@@ -94,6 +97,7 @@ impl Default for Recipe {
             budget: None,
             rank: 16,
             alpha: 32.0,
+            positions: 0,
             lr: None,
             kl: 0.0,
             dropout: 0.0,
@@ -135,12 +139,23 @@ impl Method {
 impl Recipe {
     /// The adapter's settings.
     pub(super) fn lora(&self) -> LoraConfig {
+        if self.positions > 0 {
+            return LoraConfig::prefix(self.positions);
+        }
         LoraConfig { dropout: self.dropout, ..LoraConfig::uniform(self.rank, self.alpha, &Projection::ALL) }
     }
 
     /// The optimiser of a run of `steps` steps: late steps of a constant rate oscillate, so it falls to 0.
     pub(super) fn optimiser(&self, method: Method, steps: usize) -> AdamW {
         let schedule = Schedule { warmup: 3, decay: Decay::Linear { steps: steps as u64 } };
-        AdamW { lr: self.lr.unwrap_or(method.defaults().lr), schedule, ..AdamW::default() }
+        let usual = if self.positions > 0 { PREFIX_LR } else { method.defaults().lr };
+        AdamW { lr: self.lr.unwrap_or(usual), schedule, ..AdamW::default() }
     }
+}
+
+/// Keys and values are of the size of activations, not of weights.
+const PREFIX_LR: f64 = 1e-2;
+
+fn is_zero(positions: &usize) -> bool {
+    *positions == 0
 }

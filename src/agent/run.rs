@@ -108,7 +108,7 @@ impl Run {
         name: &str,
         settings: &Settings,
         spec: &Spec,
-        newborn: impl FnOnce() -> Learner,
+        newborn: impl FnOnce() -> Result<Learner, AgentError>,
     ) -> Result<Self, AgentError> {
         fs::create_dir_all(&folder).map_err(|error| fault(&folder, &error))?;
         let path = folder.join("settings.json");
@@ -124,7 +124,7 @@ impl Run {
         let checkpoint = (progress.step > 0).then(|| folder.join(format!("learner-{}", progress.step)));
         let learner = match &checkpoint {
             Some(path) => Learner::load(path, spec)?,
-            None => newborn(),
+            None => newborn()?,
         };
         let run = Self { folder, progress, learner, checkpoint };
         run.truncate_episodes()?;

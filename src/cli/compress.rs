@@ -2,7 +2,7 @@
 
 use super::{Terminal, answer::versioned, flags::BaseFlags, learn::TrainingFlags, text};
 use crate::{
-    agent::{self, Compressed, Compression, Method, Price, Quality, Recipe},
+    agent::{self, Arm, Compressed, Compression, Method, Price, Quality, Recipe},
     envs,
     library::{Score, SkillName},
 };
@@ -16,9 +16,11 @@ Examples:
   socius compress LICENSE-APACHE --name licence --title 'the Apache License 2.0'
   socius compress notes/ manual.txt --name manual --budget 10m
   socius compress chapter.txt --name chapter --rank 8 --json | tail -n 1 | jq .quality
+  socius compress manual.txt --name manual --arm best
 
 The text is cut into passages. Questions are made of its words, and the model writes some of its own and
-answers them with the passage in context; an adapter learns to answer without. The report says how
+answers them with the passage in context; an adapter learns to answer without, or keys and values that
+stand before the prompt (--arm prefix), or both, of which the better is taken (--arm best). The report says how
 questions that training never had are answered with the documents in context, by the skill and by
 neither, what memory a query takes, and after how many queries the skill has cost less than reading the
 documents again. docs/compress.md has the details. An interrupted run goes on when the same command is
@@ -36,10 +38,18 @@ pub(super) struct Args {
     /// Questions of the test that is reported
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     test_items: u32,
+    /// adapter, prefix, or best
+    #[arg(long, default_value = "adapter", value_parser = arm)]
+    arm: Arm,
     #[command(flatten)]
     training: TrainingFlags,
     #[command(flatten)]
     base: BaseFlags,
+}
+
+fn arm(text: &str) -> Result<Arm, String> {
+    let found = Arm::ALL.into_iter().find(|arm| arm.name() == text);
+    found.ok_or_else(|| "adapter, prefix or best is expected".to_owned())
 }
 
 pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> {
@@ -52,17 +62,22 @@ pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> 
     let session = args.training.open(&args.base, terminal)?;
     let recipe = Recipe { method: Some(Method::Sft), test_items: args.test_items as usize, ..args.training.recipe() };
     let rank_given = args.training.rank_given();
-    let compression = Compression { session: &session, documents: &documents, name: args.name, recipe, rank_given };
+    let compression =
+        Compression { session: &session, documents: &documents, name: args.name, recipe, rank_given, arm: args.arm };
     let compressed = agent::compress(&compression, terminal)?;
     show(&compression, &compressed, terminal)?;
     Ok(to_json(&compression, &compressed))
 }
 
 fn show(compression: &Compression<'_>, compressed: &Compressed, terminal: &mut Terminal) -> anyhow::Result<()> {
-    let Compressed { learned, quality, price, passages, rank, written } = compressed;
+    let Compressed { learned, quality, price, passages, arm, size, written } = compressed;
+    let what = match arm {
+        Arm::Prefix => format!("a prefix of {size} positions"),
+        Arm::Adapter | Arm::Best => format!("an adapter of rank {size}"),
+    };
     let titles: Vec<&str> = compression.documents.iter().map(|document| document.title.as_str()).collect();
     terminal.title(&format!(
-        "{}: {} tokens in {passages} passages → an adapter of rank {rank}, {}",
+        "{}: {} tokens in {passages} passages → {what}, {}",
         titles.join(", "),
         price.document_tokens,
         text::bytes(price.skill.bytes)
@@ -110,7 +125,7 @@ fn show(compression: &Compression<'_>, compressed: &Compressed, terminal: &mut T
 fn show_price(price: &Price, terminal: &mut Terminal) -> anyhow::Result<()> {
     let Price { in_context, skill, memory_ratio, .. } = price;
     terminal.line(format!(
-        "  memory a query: {} of keys and values, or {} of adapter: {memory_ratio:.1} times less",
+        "  memory a query: {} of keys and values, or {} of skill: {memory_ratio:.1} times less",
         text::bytes(in_context.bytes),
         text::bytes(skill.bytes)
     ))?;
@@ -133,15 +148,15 @@ fn show_price(price: &Price, terminal: &mut Terminal) -> anyhow::Result<()> {
 }
 
 fn to_json(compression: &Compression<'_>, compressed: &Compressed) -> Value {
-    let Compressed { learned, quality, price, passages, rank, written } = compressed;
+    let Compressed { learned, quality, price, passages, arm, size, written } = compressed;
     let documents: Vec<&str> = compression.documents.iter().map(|document| document.title.as_str()).collect();
     json!({
         "skill": compression.name,
         "generation": learned.generation.as_ref().map(|generation| generation.id),
         "documents": documents,
         "passages": passages,
-        "arm": "adapter",
-        "rank": rank,
+        "arm": arm,
+        (if *arm == Arm::Prefix { "positions" } else { "rank" }): size,
         "seed": compression.recipe.seed,
         "steps": learned.steps,
         "written_questions": written,

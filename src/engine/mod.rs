@@ -53,7 +53,7 @@ impl Limits {
             return Err(fault("the request asks for no sample".into(), "ask for at least one".into()));
         }
         check_tokens(&request.prompt, spec)?;
-        let (prompt, context) = (request.prompt.len(), spec.context_max);
+        let (prompt, context) = (request.before() + request.prompt.len(), spec.context_max);
         if prompt >= context {
             return Err(EngineError::Context { prompt, context });
         }
@@ -82,7 +82,7 @@ pub enum EngineError {
     /// The prompt leaves no room for a token.
     #[error("the prompt has {prompt} tokens, and the context holds {context}: one more must fit")]
     Context {
-        /// Tokens of the prompt.
+        /// Tokens of the prompt, and positions of its adapter's trained prefix.
         prompt: usize,
         /// Tokens that the model can attend to.
         context: usize,
@@ -236,7 +236,7 @@ impl Engine {
         };
         let Some(at) = samples.iter().position(|s| s.index == sample) else { return };
         let Sample { tokens, cache, .. } = samples.remove(at);
-        let cached = request.prompt.iter().chain(&tokens).copied().take(cache.len()).collect();
+        let cached = request.prompt.iter().chain(&tokens).copied().take(cache.len() - request.before()).collect();
         if cache.own() > 0 {
             self.prefixes.insert(step::generation(request), cached, Arc::new(cache));
         }
@@ -247,8 +247,7 @@ impl Engine {
 
     /// One forward pass; the events of what it drew, by request and sample. Nothing in flight gives no events.
     pub fn step(&mut self) -> Result<Vec<Event>, EngineError> {
-        self.admit();
-        let drawn = self.advance();
+        let drawn = self.admit().and_then(|()| self.advance());
         if drawn.is_err() {
             self.clear();
         }
@@ -327,7 +326,7 @@ impl Engine {
     /// Tokens that `running` may come to cache beside what it shares.
     fn growth(&self, running: &Running) -> usize {
         let prompt = match &running.phase {
-            Phase::Prefill(cache) => running.request.prompt.len() - cache.shared(),
+            Phase::Prefill(cache) => running.request.before() + running.request.prompt.len() - cache.shared(),
             Phase::Decode(_) => 0,
         };
         prompt + running.rows() * self.tokens_max(&running.request)
@@ -353,12 +352,12 @@ impl Running {
 
 /// Tokens that a sample of `request` may draw.
 fn tokens_max(request: &Request, spec: &Spec) -> usize {
-    request.sampling.max_tokens.min(spec.context_max - request.prompt.len())
+    request.sampling.max_tokens.min(spec.context_max - request.before() - request.prompt.len())
 }
 
-/// Tokens that `request` may come to cache.
+/// Tokens that `request` may come to cache, a trained prefix included.
 fn size(request: &Request, spec: &Spec) -> usize {
-    request.prompt.len() + request.width().saturating_mul(tokens_max(request, spec))
+    request.before() + request.prompt.len() + request.width().saturating_mul(tokens_max(request, spec))
 }
 
 fn check_tokens(tokens: &[u32], spec: &Spec) -> Result<(), EngineError> {

@@ -8,7 +8,8 @@ use std::{collections::HashSet, sync::Arc};
 /// lies in one sequence.
 const BLOCK: usize = 64;
 
-/// Sequences whose first tokens may be continued, the least recently used first.
+/// Sequences whose first tokens may be continued, the least recently used first. Lengths are those of prompts: a sequence may hold a trained
+/// prefix before its tokens.
 #[derive(Debug, Default)]
 pub(super) struct Prefixes {
     entries: Vec<Entry>,
@@ -41,7 +42,7 @@ impl Prefixes {
 
     /// Keeps `sequence` of `tokens`, in place of those that it begins with.
     pub(super) fn insert(&mut self, generation: Option<&str>, tokens: Vec<u32>, sequence: Arc<KvSequence>) {
-        debug_assert_eq!(tokens.len(), sequence.len(), "a token for each position");
+        debug_assert!(tokens.len() <= sequence.len(), "a position for each token");
         if tokens.len() < BLOCK {
             return;
         }

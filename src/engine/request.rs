@@ -48,6 +48,11 @@ impl Request {
         Self { samples: 0..n, ..self }
     }
 
+    /// Positions before the prompt: those of the adapter's trained prefix.
+    pub(super) fn before(&self) -> usize {
+        self.adapter.as_ref().map_or(0, |adapter| adapter.layout.positions())
+    }
+
     pub(super) fn width(&self) -> usize {
         self.samples.end.saturating_sub(self.samples.start) as usize
     }

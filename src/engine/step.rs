@@ -35,14 +35,19 @@ pub(super) struct Drawn {
 impl Engine {
     /// Lets waiting requests in, in their order, while the next one fits. What is only kept because a prompt may begin like it
     /// makes room.
-    pub(super) fn admit(&mut self) {
+    ///
+    /// # Errors
+    /// If a trained prefix cannot be held.
+    pub(super) fn admit(&mut self) -> Result<(), EngineError> {
         while let Some((_, request)) = self.waiting.front() {
             if self.rows() + request.width() > self.limits.rows_max {
                 break;
             }
-            let cache = match self.prefixes.longest(generation(request), &request.prompt) {
-                Some((prefix, len)) => self.model.fork(&prefix, len),
-                None => self.model.sequence(),
+            let before = request.before();
+            let cache = match (self.prefixes.longest(generation(request), &request.prompt), &request.adapter) {
+                (Some((prefix, len)), _) => self.model.fork(&prefix, before + len),
+                (None, Some(adapter)) => self.model.begin(adapter.adapter())?,
+                (None, None) => self.model.sequence(),
             };
             let own = size(request, self.model.spec()) - cache.shared();
             let room = self.limits.cache_tokens_max.saturating_sub(own);
@@ -51,9 +56,10 @@ impl Engine {
                 break;
             }
             let (id, request) = self.waiting.pop_front().expect("it was in front");
-            self.reused += cache.shared() as u64;
+            self.reused += (cache.shared() - before) as u64;
             self.running.push(Running { id, request, phase: Phase::Prefill(cache) });
         }
+        Ok(())
     }
 
     /// The forward pass over everything that runs, and the draws from its logits.
@@ -203,7 +209,7 @@ fn lanes<'r>(running: &'r mut [Running], slots: &[Option<usize>], tokens: usize)
                 }));
             }
             Phase::Prefill(cache) => {
-                let rest = &request.prompt[cache.len()..];
+                let rest = &request.prompt[cache.len() - request.before()..];
                 reading -= 1;
                 // While others wait behind it a long prompt takes half of what is left, so that short ones are soon through.
                 let share = if reading > 0 { left.div_ceil(2) } else { left };

@@ -18,6 +18,14 @@ fn adapter(model: &Model, rank: usize, seed: u64) -> Arc<ActiveAdapter> {
     Arc::new(ActiveAdapter::new(format!("generation {seed}"), layout, theta))
 }
 
+/// A trained prefix.
+fn begun(model: &Model, positions: usize, seed: u64) -> Arc<ActiveAdapter> {
+    let layout = Layout::prefix(model.spec(), positions);
+    let mut rng = Seed::new(seed).rng();
+    let theta = (0..layout.len()).map(|_| rng.normal() as f32).collect();
+    Arc::new(ActiveAdapter::new(format!("generation {seed}"), layout, theta))
+}
+
 fn prompt(length: usize, seed: u64) -> Vec<u32> {
     let mut rng = Seed::new(seed).rng();
     (0..length).map(|_| rng.below(97) as u32).collect()
@@ -33,10 +41,10 @@ fn run(engine: &mut Engine, requests: Vec<Request>) -> Vec<Vec<Completion>> {
 
 /// Thirty-two requests of different lengths, adapters and settings.
 fn crowd(model: &Model) -> Vec<Request> {
-    let adapters = [None, Some(adapter(model, 2, 1)), Some(adapter(model, 5, 2))];
+    let adapters = [None, Some(adapter(model, 2, 1)), Some(adapter(model, 5, 2)), Some(begun(model, 21, 3))];
     let request = |i: usize| {
         let sampling = Sampling { top_p: [1.0, 0.9][i % 2], ..sampled(i as u64, 4 + i % 5) };
-        Request::new(prompt(3 + 5 * i % 41, i as u64), sampling).under(adapters[i % 3].clone())
+        Request::new(prompt(3 + 5 * i % 41, i as u64), sampling).under(adapters[i % 4].clone())
     };
     (0..32).map(request).collect()
 }
@@ -85,21 +93,22 @@ fn samples_share_one_prefill() {
 #[test]
 fn a_recorded_logprob_is_what_score_gives_at_every_sampling_setting() {
     let model = model();
-    let adapter = adapter(&model, 4, 9);
     let settings = [
         sampled(1, 8),
         Sampling { temperature: 0.5, top_k: Some(5), ..sampled(2, 8) },
         Sampling { top_p: 0.8, min_p: 0.05, repetition_penalty: 1.3, ..sampled(3, 8) },
         Sampling::greedy(8, vec![]),
     ];
-    for sampling in settings {
+    let adapters = [adapter(&model, 4, 9), begun(&model, 70, 9)];
+    for (sampling, adapter) in settings.iter().flat_map(|s| adapters.iter().map(move |adapter| (s.clone(), adapter))) {
         let request = Request::new(prompt(9, 4), sampling).under(Some(adapter.clone()));
         let prompt = request.prompt.clone();
         let completion = run(&mut Engine::new(model.clone(), Limits::default()), vec![request]).remove(0).remove(0);
         let tokens = [prompt.as_slice(), &completion.tokens].concat();
         let target = |(i, &token)| Target { position: prompt.len() - 1 + i, tokens: TargetTokens::Token(token) };
         let targets: Vec<_> = completion.tokens.iter().enumerate().map(target).collect();
-        let batch = Batch::new([Row::new(&tokens).under(Some(0))]);
+        let position = adapter.layout.positions();
+        let batch = Batch::new([Row { position, ..Row::new(&tokens).under(Some(0)) }]);
         let scores = model.score(&batch, &[adapter.adapter()], &targets).unwrap();
         for (recorded, recomputed) in completion.logprobs.iter().zip(&scores.logprobs) {
             assert!((recorded - recomputed).abs() < 1e-4, "{recorded} {recomputed}");
@@ -126,8 +135,27 @@ fn a_stop_id_ends_a_sample_and_is_its_last_token() {
 #[test]
 fn the_context_ends_a_sample() {
     let mut engine = Engine::new(model(), Limits::default());
-    let completion = run(&mut engine, vec![Request::new(prompt(250, 1), sampled(1, 100))]).remove(0).remove(0);
-    assert_eq!((completion.tokens.len(), completion.finish_reason), (6, FinishReason::Length));
+    let prefix = begun(engine.model(), 30, 1);
+    for (length, adapter) in [(250, None), (220, Some(prefix))] {
+        let request = Request::new(prompt(length, 1), sampled(1, 100)).under(adapter);
+        let completion = run(&mut engine, vec![request]).remove(0).remove(0);
+        assert_eq!((completion.tokens.len(), completion.finish_reason), (6, FinishReason::Length));
+    }
+}
+
+#[test]
+fn requests_hold_a_trained_prefix_in_common() {
+    let model = model();
+    let mut engine = Engine::new(model.clone(), Limits { cache_tokens_max: 150, ..Limits::default() });
+    let adapter = begun(&model, 100, 1);
+    let request = |seed| Request::new(prompt(10, seed), sampled(seed, 5)).under(Some(adapter.clone()));
+    for seed in 0..3 {
+        engine.submit(request(seed)).unwrap();
+    }
+    engine.step().unwrap();
+    assert_eq!((engine.rows(), engine.reserved_tokens()), (3, 100 + 3 * 15));
+    let message = engine.submit(Request::new(prompt(46, 0), sampled(0, 5)).under(Some(adapter))).unwrap_err();
+    assert!(message.to_string().contains("151 cached tokens"), "{message}");
 }
 
 #[test]
@@ -178,6 +206,7 @@ fn a_request_that_cannot_run_is_refused_with_what_would_be_right() {
     let good = || Request::new(prompt(4, 1), sampled(1, 4));
     let rows = [
         (Request { prompt: prompt(300, 1), ..good() }, "300 tokens, and the context holds 256"),
+        (good().under(Some(begun(&model(), 252, 1))), "256 tokens, and the context holds 256"),
         (Request { prompt: vec![], ..good() }, "the prompt is empty"),
         (Request { prompt: vec![5, 97], ..good() }, "token id 97 does not exist: ids end at 96"),
         (good().times(0), "no sample"),
@@ -229,7 +258,7 @@ fn a_prompt_that_begins_like_another_reads_only_the_rest_and_gives_the_same_toke
     let model = model();
     let keeping = Limits { prefix_tokens_max: 4_000, ..Limits::default() };
     let beginning = prompt(140, 1);
-    let adapters = [None, Some(adapter(&model, 2, 1)), Some(adapter(&model, 2, 2))];
+    let adapters = [None, Some(adapter(&model, 2, 1)), Some(begun(&model, 20, 2))];
     let mut engine = Engine::new(model.clone(), keeping);
     let mut reused = Vec::new();
     for (i, adapter) in adapters.iter().chain(&adapters).enumerate() {

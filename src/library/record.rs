@@ -203,7 +203,7 @@ pub struct Manifest {
     pub description: String,
     /// The base that it belongs to.
     pub base: BaseId,
-    /// The adapter's usual rank.
+    /// The adapter's usual rank; 0 of a trained prefix.
     pub rank: usize,
     /// Its objects.
     pub blobs: Blobs,
@@ -233,7 +233,7 @@ pub struct SkillSummary {
     pub base: String,
     /// Name of the environment.
     pub env: Option<String>,
-    /// The adapter's usual rank.
+    /// The adapter's usual rank; 0 of a trained prefix.
     pub rank: usize,
     /// Size of the adapter's files.
     pub bytes: u64,

@@ -1,4 +1,4 @@
-//! Which sites an adapter has, at which ranks and scales, and its values before training.
+//! Which sites an adapter has, at which ranks and scales, and its values before training; or how long a prefix it is.
 
 use super::LoraError;
 use crate::common::Seed;
@@ -34,6 +34,8 @@ pub struct LoraConfig {
     pub overrides: BTreeMap<Site, SiteConfig>,
     /// Sites of `projections` that are left alone.
     pub without: BTreeSet<Site>,
+    /// Positions of a trained prefix, in place of factors at any site; 0 if there is none.
+    pub positions: usize,
 }
 
 impl Default for LoraConfig {
@@ -54,7 +56,13 @@ impl LoraConfig {
             projections: projections.to_vec(),
             overrides: BTreeMap::new(),
             without: BTreeSet::new(),
+            positions: 0,
         }
+    }
+
+    /// A prefix of `positions` keys and values (see [`Layout::prefix`]). It has no rank.
+    pub fn prefix(positions: usize) -> Self {
+        Self { positions, ..Self::uniform(0, 0.0, &[]) }
     }
 
     /// Rank and alpha at `site`, or none where the site is not adapted.
@@ -75,6 +83,10 @@ impl LoraConfig {
     /// # Errors
     /// Names the first setting that is out of range or does not fit `spec`.
     pub fn layout(&self, spec: &Spec) -> Result<Layout, LoraError> {
+        if self.positions > 0 {
+            self.check_prefix(spec)?;
+            return Ok(Layout::prefix(spec, self.positions));
+        }
         self.check(spec)?;
         let rows = sites(spec).filter_map(|site| self.at(site).map(|own| (site, own.rank, self.scale(own))));
         let layout = Layout::new(spec, rows);
@@ -82,6 +94,17 @@ impl LoraConfig {
             return Err(LoraError::config("projections", "no site is adapted; name at least one projection"));
         }
         Ok(layout)
+    }
+
+    fn check_prefix(&self, spec: &Spec) -> Result<(), LoraError> {
+        if !self.projections.is_empty() {
+            return Err(LoraError::config("positions", "a prefix has no factors; name no projections"));
+        }
+        if self.positions >= spec.context_max {
+            let what = format!("a prefix of {} leaves no room in a context of {}", self.positions, spec.context_max);
+            return Err(LoraError::config("positions", what));
+        }
+        Ok(())
     }
 
     fn check(&self, spec: &Spec) -> Result<(), LoraError> {
@@ -181,6 +204,8 @@ mod tests {
             ("overrides", LoraConfig { overrides: [(far, own)].into(), ..good.clone() }),
             ("overrides", LoraConfig { overrides: [(Q0, SiteConfig { rank: 0, ..own })].into(), ..good.clone() }),
             ("overrides", LoraConfig { without: [far].into(), ..good.clone() }),
+            ("positions", LoraConfig { positions: 4, ..good.clone() }),
+            ("positions", LoraConfig::prefix(Spec::tiny().context_max)),
         ] {
             match bad.layout(&Spec::tiny()) {
                 Err(LoraError::Config { key: found, .. }) => assert_eq!(found, key),

@@ -22,8 +22,11 @@ const ALPHA: &str = "adapter.lora.alpha";
 /// `lora` as a GGUF adapter of `base`, in f32. The same adapter gives the same bytes.
 ///
 /// # Errors
-/// If a folded value is not finite.
+/// If a folded value is not finite; of a prefix, which has no such form.
 pub fn to_gguf(lora: &LoraWeights, base: Base<'_>) -> Result<Vec<u8>, LoraError> {
+    if lora.layout.positions() > 0 {
+        return Err(LoraError::config("positions", "GGUF has no trained prefixes; export it as a PEFT directory"));
+    }
     let text = |text: &str| gguf_file::Value::String(text.to_owned());
     let alpha = lora.layout.sites().first().map_or(1.0, |site| f64::from(site.scale) * site.rank as f64) as f32;
     let metadata = [

@@ -114,6 +114,9 @@ fn check(parts: &[Part<'_>], settings: &MergeSettings) -> Result<Vec<f64>, LoraE
     if parts.is_empty() {
         return Err(LoraError::config("parts", "there is nothing to merge"));
     }
+    if parts.iter().any(|part| part.lora.layout.positions() > 0) {
+        return Err(LoraError::config("positions", "a prefix cannot be merged; only low-rank factors can"));
+    }
     if let Merge::Ties { density } | Merge::Dare { density } = settings.merge
         && !(density > 0.0 && density <= 1.0)
     {

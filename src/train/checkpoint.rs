@@ -30,6 +30,9 @@ struct State {
     /// Whether θ is every weight of the model.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     whole: bool,
+    /// Positions of a trained prefix, if θ is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    positions: Option<std::num::NonZero<usize>>,
 }
 
 impl Learner {
@@ -50,7 +53,8 @@ impl Learner {
     fn to_bytes(&self) -> Vec<u8> {
         let site = |s: &socius_models::SiteParameters| (s.site.layer, s.site.projection as usize, s.rank, s.scale);
         let sites = self.layout.sites().iter().map(site).collect();
-        let state = State { counters: self.counters.clone(), sites, whole: self.layout.is_whole() };
+        let positions = std::num::NonZero::new(self.layout.positions());
+        let state = State { counters: self.counters.clone(), sites, whole: self.layout.is_whole(), positions };
         let data = [&self.theta[..], self.gradient(), &self.moments[0], &self.moments[1]].map(little_endian);
         let digest = digest(&state, data.each_ref().map(|bytes| &bytes[..]));
         let header = serde_json::to_string(&Header { version: VERSION, digest, state }).expect("plain data serialises");
@@ -70,7 +74,14 @@ impl Learner {
         if version != VERSION {
             return Err(format!("version {version}, but this program reads version {VERSION}"));
         }
-        let layout = if state.whole { Layout::whole(spec) } else { layout(&state.sites, spec)? };
+        let layout = match state.positions {
+            Some(positions) if positions.get() <= spec.context_max => Layout::prefix(spec, positions.get()),
+            Some(positions) => {
+                return Err(format!("a prefix of {positions} positions does not fit the base's context"));
+            }
+            None if state.whole => Layout::whole(spec),
+            None => layout(&state.sites, spec)?,
+        };
         let mut data: [&[u8]; 4] = [&[]; 4];
         for (data, name) in data.iter_mut().zip(BUFFERS) {
             let view = file.tensor(name).map_err(|error| format!("tensor {name}: {error}"))?;
@@ -152,16 +163,17 @@ mod tests {
     }
 
     #[test]
-    fn a_learner_of_all_weights_reads_back_as_it_was() {
+    fn a_learner_of_all_weights_or_of_a_prefix_reads_back_as_it_was() {
         let spec = Spec::tiny();
-        let layout = Layout::whole(&spec);
-        let theta = (0..layout.len()).map(|i| i as f32).collect();
-        let mut learner = Learner::new(layout, theta, 1, 0.0);
-        learner.gradient[7] = 0.5;
-        let bytes = learner.to_bytes();
-        assert_eq!(Learner::from_bytes(&bytes, &spec).unwrap(), learner);
-        let message = Learner::from_bytes(&bytes, &Spec { layers: 2, ..spec }).unwrap_err();
-        assert!(message.contains("expected F32 ["), "{message}");
+        for layout in [Layout::whole(&spec), Layout::prefix(&spec, 5)] {
+            let theta = (0..layout.len()).map(|i| i as f32).collect();
+            let mut learner = Learner::new(layout, theta, 1, 0.0);
+            learner.gradient[7] = 0.5;
+            let bytes = learner.to_bytes();
+            assert_eq!(Learner::from_bytes(&bytes, &spec).unwrap(), learner);
+            let message = Learner::from_bytes(&bytes, &Spec { layers: 2, ..spec.clone() }).unwrap_err();
+            assert!(message.contains("expected F32 ["), "{message}");
+        }
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub(super) struct Sequence<'a> {
     pub(super) prompt: &'a [u32],
     pub(super) completion: &'a [u32],
     pub(super) adapter: Option<usize>,
+    /// Where its first token stands: after its adapter's trained prefix.
+    pub(super) position: usize,
     /// Whether nothing else runs in its adapter's passes: they run on weights of its own.
     pub(super) alone: bool,
     /// Dropout of the row, of the prompt where it stands alone, and of the preamble where that does.
@@ -142,10 +144,10 @@ pub(super) fn passes(sequences: &[Sequence<'_>], limits: PassLimits) -> Vec<Vec<
 /// Adds `unit` of `sequences` to `batch`: where each of its sequences is predicted.
 pub(super) fn push(batch: &mut Batch, sequences: &[Sequence<'_>], unit: &Unit) -> Vec<Place> {
     let sequences = &sequences[unit.sequences.clone()];
-    let Sequence { prompt, adapter, dropout, .. } = sequences[0];
+    let Sequence { prompt, adapter, position, dropout, .. } = sequences[0];
     let preamble = (unit.preamble > 0).then(|| {
         let dropout = dropout.map(|[.., preamble]| preamble);
-        batch.push(Row { dropout, ..Row::new(&prompt[..unit.preamble]).under(adapter) })
+        batch.push(Row { position, dropout, ..Row::new(&prompt[..unit.preamble]).under(adapter) })
     });
     let beginning = Beginning { row: preamble, tokens: unit.preamble };
     let mut places = Vec::with_capacity(sequences.len());
@@ -188,15 +190,15 @@ fn push_single(batch: &mut Batch, beginning: Beginning, sequence: &Sequence<'_>)
     let dropout = sequence.dropout.map(|[row, ..]| row);
     let start = batch.tokens().len() + prompt.len();
     let row = Row::new(&tokens).under(sequence.adapter);
-    batch.push(Row { position: beginning.tokens, prefix: beginning.row, dropout, ..row });
+    batch.push(Row { position: sequence.position + beginning.tokens, prefix: beginning.row, dropout, ..row });
     Place { prompt_end: start - 1, start }
 }
 
 fn push_group(batch: &mut Batch, beginning: Beginning, group: &[Sequence<'_>]) -> Vec<Place> {
-    let Sequence { prompt, adapter, dropout, .. } = group[0];
+    let Sequence { prompt, adapter, position, dropout, .. } = group[0];
     let dropout = dropout.map(|[_, prompt, _]| prompt);
     let row = Row::new(&prompt[beginning.tokens..]).under(adapter);
-    let prefix = batch.push(Row { position: beginning.tokens, prefix: beginning.row, dropout, ..row });
+    let prefix = batch.push(Row { position: position + beginning.tokens, prefix: beginning.row, dropout, ..row });
     let prompt_end = batch.tokens().len() - 1;
     let place = |sequence: &Sequence<'_>| {
         let start = batch.tokens().len();
@@ -204,7 +206,7 @@ fn push_group(batch: &mut Batch, beginning: Beginning, group: &[Sequence<'_>]) -
         if !read.is_empty() {
             let dropout = sequence.dropout.map(|[row, ..]| row);
             let row = Row::new(read).under(adapter);
-            batch.push(Row { position: prompt.len(), prefix: Some(prefix), dropout, ..row });
+            batch.push(Row { position: position + prompt.len(), prefix: Some(prefix), dropout, ..row });
         }
         Place { prompt_end, start }
     };
@@ -216,7 +218,7 @@ mod tests {
     use super::*;
 
     fn sequence<'a>(prompt: &'a [u32], completion: &'a [u32], adapter: usize) -> Sequence<'a> {
-        Sequence { prompt, completion, adapter: Some(adapter), alone: false, dropout: None }
+        Sequence { prompt, completion, adapter: Some(adapter), position: 0, alone: false, dropout: None }
     }
 
     /// Tokens `0 .. common`, then `own` that begin with `mark`.
@@ -306,9 +308,10 @@ mod tests {
     fn every_completion_token_is_predicted_at_the_token_before_it() {
         let prompts = [prompt(20, 100, 3), prompt(20, 100, 3), prompt(20, 200, 4), prompt(20, 300, 1)];
         let completions: [&[u32]; 4] = [&[401, 402, 403], &[501], &[601, 602], &[701, 702]];
-        for share_prompts in [true, false] {
-            let sequences: Vec<_> =
-                prompts.iter().zip(completions).map(|(prompt, completion)| sequence(prompt, completion, 0)).collect();
+        for (share_prompts, first) in [(true, 0), (false, 0), (true, 7), (false, 7)] {
+            let sequence = |(prompt, completion)| Sequence { position: first, ..sequence(prompt, completion, 0) };
+            let prompts_as_given = prompts.iter().map(|prompt| &prompt[..]);
+            let sequences: Vec<_> = prompts_as_given.zip(completions).map(sequence).collect();
             let limits = PassLimits { share_prompts, ..PassLimits::default() };
             let (batch, places) = lay_out(&sequences, limits);
             for ((prompt, completion), place) in prompts.iter().zip(completions).zip(places) {
@@ -316,7 +319,7 @@ mod tests {
                 for i in 0..completion.len() {
                     let (position, before) = (place.of(i), prompt.len() + i - 1);
                     assert_eq!(batch.tokens()[position], whole[before]);
-                    assert_eq!(batch.positions()[position] as usize, before);
+                    assert_eq!(batch.positions()[position] as usize, first + before);
                 }
             }
         }

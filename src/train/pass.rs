@@ -52,8 +52,9 @@ struct Trained<'a> {
 /// Rows that cannot be trained on are found before anything is computed. After another error the gradients of the jobs'
 /// learners are part-made: see [`Learner::discard_gradient`].
 pub fn forward_backward(model: &Model, jobs: &mut [Job<'_>], limits: PassLimits) -> Result<Vec<PassStats>, TrainError> {
-    for Job { rows, .. } in jobs.iter() {
-        rows.iter().enumerate().try_for_each(|(i, row)| row.check(i, model.spec()))?;
+    for Job { learner, rows, .. } in jobs.iter() {
+        let before = learner.layout.positions();
+        rows.iter().enumerate().try_for_each(|(i, row)| row.check(i, before, model.spec()))?;
     }
     let counts: Vec<usize> = jobs.iter().map(|job| job.rows.iter().map(TrainRow::loss_tokens).sum()).collect();
     let (sequences, rows) = sequences(jobs);
@@ -97,8 +98,9 @@ fn sequences<'a>(jobs: &[Job<'a>]) -> (Vec<Sequence<'a>>, Vec<&'a TrainRow>) {
         let rows: &'a [TrainRow] = rows;
         let sequence = |(i, row): (usize, &'a TrainRow)| {
             let (prompt, completion) = (row.prompt.as_slice(), row.trained());
-            let alone = learner.layout.is_whole();
-            (Sequence { prompt, completion, adapter: Some(job), alone, dropout: learner.dropout(i) }, row)
+            let (position, alone) = (learner.layout.positions(), learner.layout.is_whole());
+            let dropout = learner.dropout(i);
+            (Sequence { prompt, completion, adapter: Some(job), position, alone, dropout }, row)
         };
         rows.iter().enumerate().map(sequence).filter(|(s, _)| !s.completion.is_empty()).collect::<Vec<_>>()
     };

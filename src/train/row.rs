@@ -75,14 +75,14 @@ impl TrainRow {
         }
     }
 
-    /// Whether a pass over `spec` can take the row, the `row`-th of its call.
-    pub(super) fn check(&self, row: usize, spec: &Spec) -> Result<(), TrainError> {
+    /// Whether a pass over `spec` can take the row, the `row`-th of its call, after a trained prefix of `before` positions.
+    pub(super) fn check(&self, row: usize, before: usize, spec: &Spec) -> Result<(), TrainError> {
         let soft = self.labels.iter().filter_map(|label| label.soft.as_ref());
         let numbers = |label: &Label| {
             let given = [Some(label.weight), Some(label.advantage), label.sampled, label.base];
             given.into_iter().flatten().all(f32::is_finite)
         };
-        let what = if let Some(what) = sequence_fault(&self.prompt, &self.completion, spec) {
+        let what = if let Some(what) = sequence_fault(&self.prompt, &self.completion, before, spec) {
             what
         } else if self.labels.len() != self.completion.len() {
             format!("{} labels for {} completion tokens: one a token", self.labels.len(), self.completion.len())
@@ -97,9 +97,9 @@ impl TrainRow {
     }
 }
 
-/// What keeps a sequence from being scored, if anything does.
-pub(super) fn sequence_fault(prompt: &[u32], completion: &[u32], spec: &Spec) -> Option<String> {
-    let length = prompt.len() + completion.len();
+/// What keeps a sequence from being scored after a trained prefix of `before` positions, if anything does.
+pub(super) fn sequence_fault(prompt: &[u32], completion: &[u32], before: usize, spec: &Spec) -> Option<String> {
+    let length = before + prompt.len() + completion.len();
     if prompt.is_empty() || completion.is_empty() {
         Some("prompt and completion need at least one token each".into())
     } else if length > spec.context_max {

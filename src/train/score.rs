@@ -14,13 +14,15 @@ pub fn score(
     sequences: &[(&[u32], &[u32])],
     limits: PassLimits,
 ) -> Result<Vec<Vec<f32>>, TrainError> {
+    let position = adapter.map_or(0, |adapter| adapter.layout.positions());
     for (row, (prompt, completion)) in sequences.iter().enumerate() {
-        if let Some(what) = sequence_fault(prompt, completion, model.spec()) {
+        if let Some(what) = sequence_fault(prompt, completion, position, model.spec()) {
             return Err(TrainError::Row { row, what });
         }
     }
     let slot = adapter.map(|_| 0);
-    let sequence = |&(prompt, completion)| Sequence { prompt, completion, adapter: slot, alone: false, dropout: None };
+    let sequence =
+        |&(prompt, completion)| Sequence { prompt, completion, adapter: slot, position, alone: false, dropout: None };
     let sequences: Vec<_> = sequences.iter().map(sequence).collect();
     let mut logprobs = Vec::with_capacity(sequences.len());
     for units in passes(&sequences, limits) {

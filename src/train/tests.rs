@@ -66,18 +66,32 @@ fn train(model: &Model, learners: &mut [Learner], limits: PassLimits) -> Vec<(Pa
     last
 }
 
-fn three() -> Vec<Learner> {
+/// The keys and values of a prefix.
+fn prefix(positions: usize, seed: u64) -> Learner {
+    let layout = Layout::prefix(&Spec::tiny(), positions);
+    let mut rng = Seed::new(seed).rng();
+    let theta = (0..layout.len()).map(|_| rng.normal() as f32).collect();
+    Learner::new(layout, theta, seed, 0.0)
+}
+
+fn several() -> Vec<Learner> {
     use Projection::*;
-    vec![learner(&Projection::ALL, 4, 1, 0.0), learner(&[Q, V], 1, 2, 0.2), learner(&[Gate, Up, Down], 7, 3, 0.0)]
+    vec![
+        learner(&Projection::ALL, 4, 1, 0.0),
+        prefix(9, 4),
+        learner(&[Q, V], 1, 2, 0.2),
+        learner(&[Gate, Up, Down], 7, 3, 0.0),
+        prefix(70, 5),
+    ]
 }
 
 #[test]
 fn joint_and_separate_training_agree_to_the_byte() {
     for dtype in [Dtype::F32, Dtype::Bf16] {
         let model = model(dtype);
-        let mut joint = three();
+        let mut joint = several();
         let joint_stats = train(&model, &mut joint, pass(4096));
-        for (i, mut alone) in three().into_iter().enumerate() {
+        for (i, mut alone) in several().into_iter().enumerate() {
             let stats = train(&model, std::slice::from_mut(&mut alone), pass(4096));
             assert!(stats[0] == joint_stats[i], "{dtype:?}: statistics of learner {i}");
             assert!(alone == joint[i], "{dtype:?}: learner {i}");
@@ -113,11 +127,11 @@ fn learners_of_many_rows_agree_with_themselves_alone_to_the_byte() {
             }
             losses
         };
-        let both = || vec![learner(&Projection::ALL, 4, 1, 0.0), learner(&Projection::ALL, 4, 2, 0.0)];
-        let mut joint = both();
-        let losses = steps(&mut joint, &[100, 500]);
-        for (i, mut alone) in both().into_iter().enumerate() {
-            let own = steps(std::slice::from_mut(&mut alone), &[[100, 500][i]]);
+        let all = || vec![learner(&Projection::ALL, 4, 1, 0.0), learner(&Projection::ALL, 4, 2, 0.0), prefix(12, 3)];
+        let mut joint = all();
+        let losses = steps(&mut joint, &[100, 500, 900]);
+        for (i, mut alone) in all().into_iter().enumerate() {
+            let own = steps(std::slice::from_mut(&mut alone), &[[100, 500, 900][i]]);
             assert!(
                 own.iter().zip(&losses).all(|(own, joint)| own[0] == joint[i]),
                 "{dtype:?}: learner {i}: {own:?} {losses:?}"
@@ -130,10 +144,10 @@ fn learners_of_many_rows_agree_with_themselves_alone_to_the_byte() {
 #[test]
 fn the_size_of_a_pass_does_not_change_a_byte() {
     let model = model(Dtype::F32);
-    let mut whole = three();
+    let mut whole = several();
     let stats = train(&model, &mut whole, pass(4096));
     for size in [1, 40, 77] {
-        let mut cut = three();
+        let mut cut = several();
         assert!(train(&model, &mut cut, pass(size)) == stats, "statistics at {size} tokens a pass");
         assert!(cut == whole, "{size} tokens a pass");
     }
@@ -142,10 +156,10 @@ fn the_size_of_a_pass_does_not_change_a_byte() {
 #[test]
 fn a_budget_of_memory_does_not_change_a_byte() {
     let model = model(Dtype::Bf16);
-    let mut free = three();
+    let mut free = several();
     let stats = train(&model, &mut free, pass(4096));
     for recorded_bytes_max in [0, 20_000, 200_000, 2_000_000] {
-        let mut bound = three();
+        let mut bound = several();
         let limits = PassLimits { recorded_bytes_max, ..pass(4096) };
         assert!(train(&model, &mut bound, limits) == stats, "statistics within {recorded_bytes_max} bytes");
         assert!(bound == free, "{recorded_bytes_max} bytes");
@@ -155,45 +169,48 @@ fn a_budget_of_memory_does_not_change_a_byte() {
 #[test]
 fn a_shared_prompt_gives_the_gradient_of_separate_prompts() {
     let model = model(Dtype::F32);
-    let gradient = |share_prompts| {
-        let mut learner = learner(&Projection::ALL, 4, 1, 0.0);
-        let limits = PassLimits { share_prompts, ..PassLimits::default() };
-        let job = Job { learner: &mut learner, rows: &rows(5), loss: &mixed };
-        let stats = forward_backward(&model, &mut [job], limits).unwrap().remove(0);
-        (learner.gradient, stats)
-    };
-    let ((shared, few), (separate, many)) = (gradient(true), gradient(false));
-    let length = separate.iter().map(|&g| g * g).sum::<f32>().sqrt();
-    let off = shared.iter().zip(&separate).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
-    assert!(length > 0.01 && off < 1e-5 * length, "{off} of {length}");
-    assert!((few.loss - many.loss).abs() < 1e-5 && few.loss_tokens == many.loss_tokens);
-    // Two groups of four read their nine prompt tokens once instead of four times.
-    assert_eq!(many.tokens - few.tokens, 2 * 3 * 9);
+    for base in [learner(&Projection::ALL, 4, 1, 0.0), prefix(9, 1)] {
+        let gradient = |share_prompts| {
+            let mut learner = base.clone();
+            let limits = PassLimits { share_prompts, ..PassLimits::default() };
+            let job = Job { learner: &mut learner, rows: &rows(5), loss: &mixed };
+            let stats = forward_backward(&model, &mut [job], limits).unwrap().remove(0);
+            (learner.gradient, stats)
+        };
+        let ((shared, few), (separate, many)) = (gradient(true), gradient(false));
+        let length = separate.iter().map(|&g| g * g).sum::<f32>().sqrt();
+        let off = shared.iter().zip(&separate).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
+        assert!(length > 0.01 && off < 1e-5 * length, "{off} of {length}");
+        assert!((few.loss - many.loss).abs() < 1e-5 && few.loss_tokens == many.loss_tokens);
+        // Two groups of four read their nine prompt tokens once instead of four times.
+        assert_eq!(many.tokens - few.tokens, 2 * 3 * 9);
+    }
 }
 
 #[test]
 fn the_gradient_is_that_of_finite_differences() {
     let model = model(Dtype::F64);
-    let base = learner(&Projection::ALL, 2, 1, 0.0);
     let rows = rows(5);
     let run = |learner: &mut Learner| {
         let job = Job { learner, rows: &rows, loss: &mixed };
         forward_backward(&model, &mut [job], PassLimits::default()).unwrap()[0].loss
     };
-    let mut exact = base.clone();
-    run(&mut exact);
-    // A direction that touches every parameter; scores are f32, so the width balances rounding against curvature.
-    let direction: Vec<f32> = exact.gradient.iter().map(|g| g.signum()).collect();
-    let at = |h: f32| {
-        let mut moved = base.clone();
-        moved.theta.iter_mut().zip(&direction).for_each(|(t, d)| *t += h * d);
-        run(&mut moved)
-    };
-    let h = 2e-4;
-    let slope = (at(h) - at(-h)) / (2.0 * f64::from(h));
-    let expected: f64 = exact.gradient.iter().map(|g| f64::from(g.abs())).sum();
-    assert!((slope - expected).abs() < 2e-3 * expected, "{slope} {expected}");
-    assert!(exact.gradient.iter().all(|&g| g != 0.0), "every parameter has a gradient");
+    // A prefix changes a row as a whole by little: it is moved further.
+    for (base, h) in [(learner(&Projection::ALL, 2, 1, 0.0), 2e-4), (prefix(5, 1), 2e-3)] {
+        let mut exact = base.clone();
+        run(&mut exact);
+        // A direction that touches every parameter; scores are f32, so the width balances rounding against curvature.
+        let direction: Vec<f32> = exact.gradient.iter().map(|g| g.signum()).collect();
+        let at = |h: f32| {
+            let mut moved = base.clone();
+            moved.theta.iter_mut().zip(&direction).for_each(|(t, d)| *t += h * d);
+            run(&mut moved)
+        };
+        let slope = (at(h) - at(-h)) / (2.0 * f64::from(h));
+        let expected: f64 = exact.gradient.iter().map(|g| f64::from(g.abs())).sum();
+        assert!((slope - expected).abs() < 2e-3 * expected, "{slope} {expected}");
+        assert!(exact.gradient.iter().all(|&g| g != 0.0), "every parameter has a gradient");
+    }
 }
 
 #[test]
@@ -240,7 +257,7 @@ fn a_learner_put_away_and_read_back_goes_on_to_the_same_bytes() {
     let model = model(Dtype::F32);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("learner.safetensors");
-    let mut unbroken = three();
+    let mut unbroken = several();
     train(&model, &mut unbroken, pass(100));
     let mut resumed: Vec<_> = unbroken
         .iter()
@@ -277,6 +294,26 @@ fn training_lowers_the_loss_of_what_it_trains_on_and_the_gap_tells_recomputed_fr
 }
 
 #[test]
+fn a_prefix_read_from_a_text_learns_what_comes_after_it() {
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let model = model(dtype);
+        let layout = Layout::prefix(model.spec(), 8);
+        let theta = model.read_prefix(&tokens(20, 1), 8).unwrap();
+        let mut learner = Learner::new(layout, theta, 1, 0.0);
+        let rows = [TrainRow::answer(tokens(4, 3), tokens(3, 4)), TrainRow::answer(tokens(4, 5), tokens(3, 6))];
+        let losses: Vec<f64> = (0..60)
+            .map(|_| {
+                let job = Job { learner: &mut learner, rows: &rows, loss: &loss::nll };
+                let stats = forward_backward(&model, &mut [job], PassLimits::default()).unwrap();
+                optim_step(&mut learner, &AdamW { lr: 5e-2, ..AdamW::default() }).unwrap();
+                stats[0].loss
+            })
+            .collect();
+        assert!(losses[59] < 0.7 * losses[0], "{dtype:?}: {losses:?}");
+    }
+}
+
+#[test]
 fn rows_that_cannot_be_trained_on_are_refused_before_anything_is_computed() {
     let model = model(Dtype::F32);
     let good = TrainRow::answer(tokens(3, 1), tokens(3, 2));
@@ -302,6 +339,9 @@ fn rows_that_cannot_be_trained_on_are_refused_before_anything_is_computed() {
         assert!(message.starts_with("training row 1: ") && message.contains(expected), "{message}");
         assert!(learner == before);
     }
+    let job = Job { learner: &mut prefix(251, 1), rows: &[good], loss: &loss::nll };
+    let message = forward_backward(&model, &mut [job], PassLimits::default()).unwrap_err().to_string();
+    assert!(message.contains("257 tokens, and the context holds 256"), "{message}");
 }
 
 /// A learner of all weights of a model of its own: attention alone with a head of its own, or a tied one with an MLP.

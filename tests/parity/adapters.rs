@@ -29,7 +29,8 @@ impl Trace {
     /// Logprobs of every token after the first.
     fn score(&self, model: &Model, lora: Option<&LoraWeights>) -> Vec<f32> {
         let adapters: Vec<_> = lora.iter().map(|l| Adapter::new(&l.layout, &l.theta)).collect();
-        let batch = Batch::new([Row::new(&self.tokens).under(lora.map(|_| 0))]);
+        let position = lora.map_or(0, |lora| lora.layout.positions());
+        let batch = Batch::new([Row { position, ..Row::new(&self.tokens).under(lora.map(|_| 0)) }]);
         let target = |(position, &token)| Target { position, tokens: TargetTokens::Token(token) };
         let targets: Vec<Target> = self.tokens[1..].iter().enumerate().map(target).collect();
         model.score(&batch, &adapters, &targets).unwrap().logprobs

@@ -25,13 +25,15 @@ VARIANTS = {
     "layers": dict(r=2, lora_alpha=2, target_modules=["q_proj", "k_proj"], layers_to_transform=[0, 2]),
     "regex": dict(r=2, lora_alpha=8, target_modules=r".*\.[12]\.(self_attn\.v|mlp\.(gate|down))_proj"),
     "excluded": dict(r=2, lora_alpha=4, target_modules="all-linear", exclude_modules=["k_proj", "up_proj"]),
+    "prefix": dict(num_virtual_tokens=5),
 }  # fmt: skip
 
 
 def trained(settings: dict, seed: int):
     """A few steps far enough that the adapter is felt."""
     torch.manual_seed(seed)
-    model = peft.get_peft_model(random_model(TINY, SEED), peft.LoraConfig(**settings, task_type="CAUSAL_LM"))
+    config = peft.PrefixTuningConfig if "num_virtual_tokens" in settings else peft.LoraConfig
+    model = peft.get_peft_model(random_model(TINY, SEED), config(**settings, task_type="CAUSAL_LM"))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-2)
     for _ in range(8):
         model(input_ids=LESSON, labels=LESSON).loss.backward()

@@ -17,7 +17,7 @@ const STEP_TOKENS: usize = 32;
 pub struct Spans {
     /// The row's tokens.
     pub queries: Range<usize>,
-    /// Spans in order; the last is the row's own tokens.
+    /// Spans in order, of tokens and of keys beyond them (see [`Saved::k`]); the last is the row's own tokens.
     pub keys: Vec<Range<usize>>,
 }
 
@@ -26,9 +26,9 @@ pub struct Spans {
 pub struct Saved<'a> {
     /// `[tokens, heads · dim]`, rotated.
     pub q: &'a [f32],
-    /// `[tokens, kv · dim]`, rotated.
+    /// `[keys, kv · dim]`, rotated: the tokens', then those that no token of the batch wrote (a trained prefix), if there are any.
     pub k: &'a [f32],
-    /// `[tokens, kv · dim]`.
+    /// `[keys, kv · dim]`.
     pub v: &'a [f32],
     /// `[tokens, heads · dim]`.
     pub out: &'a [f32],
@@ -71,11 +71,13 @@ pub(super) fn backward_as(
     for of in [saved.q.len(), saved.out.len(), d_out.len(), gradients.q.len()] {
         assert_eq!(of, tokens * heads.q_width(), "queries are [tokens, {}]", heads.q_width());
     }
+    let keys = saved.k.len() / heads.kv_width();
+    assert!(keys >= tokens, "every token has a key");
     for of in [saved.k.len(), saved.v.len(), gradients.k.len(), gradients.v.len()] {
-        assert_eq!(of, tokens * heads.kv_width(), "keys and values are [tokens, {}]", heads.kv_width());
+        assert_eq!(of, keys * heads.kv_width(), "keys and values are [keys, {}]", heads.kv_width());
     }
     assert_eq!(saved.logsumexp.len(), tokens * heads.query, "logsumexp is [tokens, heads]");
-    let families = families(rows, tokens);
+    let families = families(rows, (tokens, keys));
     let tasks: Vec<_> =
         families.iter().flat_map(|family| (0..heads.kv).map(move |kv_head| (family, kv_head))).collect();
     let gradients = Shares { q: Shared::new(gradients.q), k: Shared::new(gradients.k), v: Shared::new(gradients.v) };
@@ -101,8 +103,8 @@ pub(super) fn backward_as(
 }
 
 /// Rows by the span that they share: every row in the family of its first span's owner. Asserts that no span is in two.
-fn families(rows: &[Spans], tokens: usize) -> Vec<Vec<usize>> {
-    let mut owner = vec![usize::MAX; tokens];
+fn families(rows: &[Spans], (tokens, keys): (usize, usize)) -> Vec<Vec<usize>> {
+    let mut owner = vec![usize::MAX; keys];
     let mut queried = vec![false; tokens];
     let mut families: Vec<Vec<usize>> = Vec::new();
     for (i, row) in rows.iter().enumerate() {
@@ -112,9 +114,9 @@ fn families(rows: &[Spans], tokens: usize) -> Vec<Vec<usize>> {
             families.push(Vec::new());
         }
         let family = owner[first];
-        for token in row.keys.iter().cloned().flatten() {
-            assert!(owner[token] == usize::MAX || owner[token] == family, "rows share their first span or none");
-            owner[token] = family;
+        for key in row.keys.iter().cloned().flatten() {
+            assert!(owner[key] == usize::MAX || owner[key] == family, "rows share their first span or none");
+            owner[key] = family;
         }
         for token in row.queries.clone() {
             assert!(!std::mem::replace(&mut queried[token], true), "token {token} is in two rows");

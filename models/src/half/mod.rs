@@ -41,6 +41,11 @@ impl<'a, P> Pass<'a, P> {
     pub(crate) fn learned<'g>(&self, gradients: &'g mut [&mut [f32]]) -> Option<(&'a Layout, &'g mut [f32])> {
         self.whole.map(|learner| (self.adapters[learner].layout, &mut *gradients[learner]))
     }
+
+    /// Positions of the trained prefix that a row runs under; 0 if none.
+    pub(crate) fn trained_positions(&self, span: &Span) -> usize {
+        span.adapter.map_or(0, |adapter| self.adapters[adapter].layout.positions())
+    }
 }
 
 /// A half's place in a pass.
@@ -89,6 +94,12 @@ pub(crate) trait Halves: Send + Sync + Sized {
     /// No tokens' keys and values, in the form that [`Halves::attention`] appends to.
     fn empty_kv(&self) -> LayerKv;
 
+    /// The same of these keys (rotated) and values, `[tokens, kv_dim]`.
+    fn kv(&self, k: &[f32], v: &[f32]) -> Result<LayerKv, ModelError>;
+
+    /// A layer's keys (rotated) and values of the residual stream `x` before it: `[tokens, kv_dim]` each.
+    fn keys_and_values(&self, at: At<'_, Self::Prepared>, x: &Self::Hidden) -> Result<[Vec<f32>; 2], ModelError>;
+
     /// The residual stream before layer 0.
     fn embed(&self, tokens: &[u32]) -> Result<Self::Hidden, ModelError>;
 
@@ -102,7 +113,7 @@ pub(crate) trait Halves: Send + Sync + Sized {
 
     /// The attention half. With `sequences` (one a row), row `r` attends to all that `sequences[r]` holds in this layer and is
     /// appended to it; what a layer holds past [`KvSequence::len`] is the remains of a failed pass and is dropped. Without,
-    /// a row attends to its prefix in the batch, if it has one. Then causally to itself, either way.
+    /// a row attends to its adapter's trained prefix and to its prefix in the batch, if it has them. Then causally to itself, either way.
     fn attention(
         &self,
         at: At<'_, Self::Prepared>,
@@ -117,7 +128,8 @@ pub(crate) trait Halves: Send + Sync + Sized {
         x: Self::Hidden,
     ) -> Result<(Self::Hidden, Self::Attention), ModelError>;
 
-    /// ∂loss/∂x from ∂loss/∂y; adds ∂loss/∂θ of this half's sites, or of its own weights if those learn, into `gradients[adapter]`.
+    /// ∂loss/∂x from ∂loss/∂y; adds ∂loss/∂θ of this half's sites, of trained prefixes, or of its own weights if those learn, into
+    /// `gradients[adapter]`.
     fn attention_backward(
         &self,
         at: At<'_, Self::Prepared>,

@@ -9,7 +9,7 @@ pub use price::{Price, Query};
 pub use reading::Reading;
 
 use super::{
-    AgentError, Base, Budget, Course, Learned, Lesson, Recipe, Session, fixed_items, learn,
+    AgentError, Base, Budget, Class, Course, Learned, Lesson, Marks, Recipe, Session, fixed_items, learn_best,
     measure::{Grades, improvement},
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     library::{Score, SkillName},
     train::score,
 };
-use price::Paid;
+use price::{Paid, Spent};
 use reading::{Reader, read};
 use serde::Serialize;
 use std::fs;
@@ -49,6 +49,34 @@ pub struct Compression<'a> {
     pub recipe: Recipe,
     /// Whether the recipe's rank was asked for; otherwise the largest is taken that needs a tenth of the documents' memory.
     pub rank_given: bool,
+    /// What is trained.
+    pub arm: Arm,
+}
+
+/// What documents become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Arm {
+    /// Low-rank factors at every linear.
+    Adapter,
+    /// Keys and values before the prompt (a cartridge), of as much memory as an adapter may have.
+    Prefix,
+    /// Whichever of the two does better on validation questions.
+    Best,
+}
+
+impl Arm {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Adapter, Self::Prefix, Self::Best];
+
+    /// As flags spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Adapter => "adapter",
+            Self::Prefix => "prefix",
+            Self::Best => "best",
+        }
+    }
 }
 
 /// How questions were answered that training never had.
@@ -98,8 +126,10 @@ pub struct Compressed {
     pub price: Price,
     /// Passages, and all graded questions that they give.
     pub passages: usize,
-    /// Rank of the adapter.
-    pub rank: usize,
+    /// What the skill is.
+    pub arm: Arm,
+    /// Rank of the adapter, or positions of the prefix.
+    pub size: usize,
     /// Questions that the model wrote and answered.
     pub written: usize,
 }
@@ -109,18 +139,19 @@ pub struct Compressed {
 /// # Errors
 /// If the documents hold too few questions, or anything that a life can end of.
 pub fn compress(compression: &Compression<'_>, report: &mut dyn Report) -> Result<Compressed, AgentError> {
-    let Compression { session, documents, name, recipe, rank_given } = compression;
+    let Compression { session, documents, name, recipe, rank_given, arm } = compression;
     let base = &session.base;
     let env = open(session, documents)?;
     let mut kept = Kept::open(session)?;
     let notes = study(base, &env, Seed::new(recipe.seed), Some(&mut kept.notes), report)?;
-    let (course, apart) = course(&env, &notes);
-    let tokens = reading::tokens(base, &env)?;
+    let (course, apart) = course(base, &env, &notes)?;
+    let tokens = course.beginning.len();
     let rank = if *rank_given { recipe.rank } else { price::rank(base, tokens, &RANKS, MEMORY_SHARE) };
     let steps = (PASSES * course.items.len() as f64 / ROWS as f64).ceil() as usize;
     let recipe = Recipe {
         rank,
         alpha: 2.0 * rank as f64,
+        positions: 0,
         budget: recipe.budget.or(Some(Budget::Steps(steps))),
         ..recipe.clone()
     };
@@ -131,9 +162,18 @@ pub fn compress(compression: &Compression<'_>, report: &mut dyn Report) -> Resul
     let passage = ask(Reader::Passage, report)?;
     let neither = ask(Reader::Alone(None), report)?;
 
-    let lesson =
-        Lesson { base, env: &env, recipe: recipe.clone(), name: name.clone(), parent: None, course: Some(&course) };
-    let learned = learn(&lesson, &session.library, &session.home, report)?;
+    let prefix = Recipe { positions: price::positions(base, tokens, MEMORY_SHARE), ..recipe.clone() };
+    let tried = match arm {
+        Arm::Adapter => vec![recipe.clone()],
+        Arm::Prefix => vec![prefix],
+        Arm::Best => vec![recipe.clone(), prefix],
+    };
+    let lesson = |recipe| Lesson { base, env: &env, recipe, name: name.clone(), parent: None, course: Some(&course) };
+    let lessons: Vec<_> = tried.into_iter().map(lesson).collect();
+    let class = Class { lessons: &lessons, library: &session.library, home: &session.home, marks: &Marks::default() };
+    let (best, mut all) = learn_best(&class, report)?;
+    let spent = all.iter().map(Spent::of).collect();
+    let learned = all.swap_remove(best);
     let skill = read(base, &env, &test, Reader::Alone(Some(&learned.adapter)), report)?;
 
     let seed = Seed::new(recipe.seed);
@@ -151,9 +191,14 @@ pub fn compress(compression: &Compression<'_>, report: &mut dyn Report) -> Resul
         nats: Nats { questions: test.len(), in_context: whole.nats(), skill: skill.nats(), neither: neither.nats() },
         written: written(base, &env, (&notes, &apart), &learned)?,
     };
-    let paid = Paid { notes: &notes, learned: &learned, readings: [&whole, &skill], document_tokens: tokens };
+    let paid =
+        Paid { notes: &notes, spent, skill: &learned.adapter, readings: [&whole, &skill], document_tokens: tokens };
     let price = price::price(base, &paid);
-    Ok(Compressed { learned, quality, price, passages: env.passages().len(), rank, written: notes.all.len() })
+    let (arm, size) = match learned.adapter.layout.positions() {
+        0 => (Arm::Adapter, rank),
+        positions => (Arm::Prefix, positions),
+    };
+    Ok(Compressed { learned, quality, price, passages: env.passages().len(), arm, size, written: notes.all.len() })
 }
 
 /// The environment and the course of a skill that was compressed from `documents`, made again from nothing that is kept.
@@ -168,7 +213,7 @@ pub fn restudy(
 ) -> Result<(Documents, Course), AgentError> {
     let env = open(session, documents)?;
     let notes = study(&session.base, &env, Seed::new(seed), None, report)?;
-    let (course, _) = course(&env, &notes);
+    let (course, _) = course(&session.base, &env, &notes)?;
     Ok((env, course))
 }
 
@@ -179,8 +224,9 @@ fn open(session: &Session, documents: &[Document]) -> Result<Documents, AgentErr
 }
 
 /// What is trained on, and the written questions that are not, by their places in the notes.
-fn course(env: &Documents, notes: &Notes) -> (Course, Vec<usize>) {
-    let mut course = Course { items: env.lessons(), ..Course::default() };
+fn course(base: &Base, env: &Documents, notes: &Notes) -> Result<(Course, Vec<usize>), AgentError> {
+    let beginning = reading::tokens(base, env)?;
+    let mut course = Course { items: env.lessons(), beginning, ..Course::default() };
     let mut apart = Vec::new();
     for (place, note) in notes.all.iter().enumerate() {
         let item = env.written(note.passage, &note.question, &note.answer);
@@ -190,7 +236,7 @@ fn course(env: &Documents, notes: &Notes) -> (Course, Vec<usize>) {
             course.items.push(item);
         }
     }
-    (course, apart)
+    Ok((course, apart))
 }
 
 /// How probable the model's own answers are that training did not have: those at the places `apart`.

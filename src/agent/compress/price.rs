@@ -1,9 +1,12 @@
 //! What a skill costs against reading its documents again for every query: operations, seconds, bytes. Arithmetic; never runs a model.
 
 use super::{reading::Reading, study::Notes};
-use crate::agent::{
-    Base, Learned,
-    stream::{forward, training},
+use crate::{
+    agent::{
+        Base, Learned,
+        stream::{forward, training},
+    },
+    lora::ActiveAdapter,
 };
 use serde::Serialize;
 use socius_models::{Dtype, Layout, Projection, Spec};
@@ -43,10 +46,42 @@ pub struct Price {
 /// What was spent, and how queries were measured.
 pub(super) struct Paid<'a> {
     pub(super) notes: &'a Notes,
-    pub(super) learned: &'a Learned,
+    /// By everything that was learned, taken or not.
+    pub(super) spent: Vec<Spent>,
+    pub(super) skill: &'a ActiveAdapter,
     /// With documents in context, and by the skill.
     pub(super) readings: [&'a Reading; 2],
     pub(super) document_tokens: usize,
+}
+
+/// What learning took.
+pub(super) struct Spent {
+    layout: Layout,
+    read_tokens: u64,
+    sampled_tokens: u64,
+    trained_tokens: u64,
+    scored_tokens: u64,
+    seconds: f64,
+}
+
+impl Spent {
+    pub(super) fn of(learned: &Learned) -> Self {
+        let Learned { read_tokens, sampled_tokens, trained_tokens, scored_tokens, seconds, .. } = *learned;
+        let layout = learned.adapter.layout.clone();
+        Self { layout, read_tokens, sampled_tokens, trained_tokens, scored_tokens, seconds }
+    }
+
+    /// Operations of training. A prefix of p positions has attention's products with them instead of factors: two forward, five backward.
+    fn training(&self, spec: &Spec) -> f64 {
+        let attention = 2.0 * 7.0 * (spec.layers * spec.q_dim() * self.layout.positions()) as f64;
+        training(spec, factors(&self.layout), self.trained_tokens, self.scored_tokens)
+            + attention * self.trained_tokens as f64
+    }
+}
+
+/// Parameters that every token is multiplied by.
+fn factors(layout: &Layout) -> usize {
+    if layout.positions() > 0 { 0 } else { layout.len() }
 }
 
 /// Bytes of keys and values of `tokens`.
@@ -70,6 +105,13 @@ pub(super) fn rank(base: &Base, tokens: usize, ranks: &[usize], share: f64) -> u
     *ranks.iter().filter(fits).max().unwrap_or_else(smallest)
 }
 
+/// The longest prefix that takes at most `share` of the memory of `tokens` tokens' keys and values, and at least one position. It is kept in
+/// f32, as an adapter is.
+pub(super) fn positions(base: &Base, tokens: usize, share: f64) -> usize {
+    let one = adapter_bytes(Layout::prefix(base.spec(), 1).len());
+    ((share * kv_bytes(base, tokens) as f64) as u64 / one).max(1) as usize
+}
+
 /// Operations that read `tokens` after `before` others, of which `drawn` are predicted.
 fn after(spec: &Spec, adapter: usize, before: usize, tokens: usize, drawn: usize) -> f64 {
     let (before, tokens, drawn) = (before as u64, tokens as u64, drawn as u64);
@@ -77,8 +119,9 @@ fn after(spec: &Spec, adapter: usize, before: usize, tokens: usize, drawn: usize
 }
 
 pub(super) fn price(base: &Base, paid: &Paid<'_>) -> Price {
-    let Paid { notes, learned, readings: [documents, skill], document_tokens } = *paid;
-    let (spec, parameters) = (base.spec(), learned.adapter.theta.len());
+    let Paid { notes, ref spent, skill: ActiveAdapter { layout, .. }, readings: [documents, skill], document_tokens } =
+        *paid;
+    let spec = base.spec();
     let queries = skill.tokens.len().max(1);
     let mean = |total: usize| total.div_ceil(queries);
     let answer = mean(skill.tokens.iter().sum());
@@ -90,18 +133,18 @@ pub(super) fn price(base: &Base, paid: &Paid<'_>) -> Price {
         bytes: kv_bytes(base, document_tokens),
     };
     let by_skill = Query {
-        flops: after(spec, parameters, 0, asked(skill), answer),
+        flops: after(spec, factors(layout), layout.positions(), asked(skill), answer),
         seconds: skill.seconds / queries as f64,
-        bytes: adapter_bytes(parameters),
+        bytes: adapter_bytes(layout.len()),
     };
     // Without attention, a hundredth of the rest for rows as short as these.
     let linear = |read: u64, drawn: u64| {
         let one = forward(spec, 0, 1, 0);
         one * (read + drawn) as f64 + (forward(spec, 0, 0, 1) - one) * drawn as f64
     };
-    let flops = linear(notes.read_tokens + learned.read_tokens, notes.sampled_tokens + learned.sampled_tokens)
-        + training(spec, parameters, learned.trained_tokens, learned.scored_tokens);
-    let seconds = notes.seconds + learned.seconds;
+    let learning = spent.iter().map(|spent| linear(spent.read_tokens, spent.sampled_tokens) + spent.training(spec));
+    let flops = linear(notes.read_tokens, notes.sampled_tokens) + learning.sum::<f64>();
+    let seconds = notes.seconds + spent.iter().map(|spent| spent.seconds).sum::<f64>();
     Price {
         document_tokens,
         in_context,

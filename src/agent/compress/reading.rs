@@ -91,8 +91,9 @@ struct Window {
 }
 
 /// Tokens of all passages.
-pub(super) fn tokens(base: &Base, env: &Documents) -> Result<usize, AgentError> {
-    env.passages().iter().map(|passage| Ok(base.plain_ids(&passage.text)?.len())).sum()
+pub(super) fn tokens(base: &Base, env: &Documents) -> Result<Vec<u32>, AgentError> {
+    let all = env.passages().iter().map(|passage| Ok(base.plain_ids(&passage.text)?));
+    Ok(all.collect::<Result<Vec<_>, AgentError>>()?.concat())
 }
 
 /// One greedy answer to each item, and how probable the right one was.

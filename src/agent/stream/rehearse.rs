@@ -119,7 +119,7 @@ impl Rehearsal<'_> {
             parent: None,
             recipe,
         };
-        let newborn = || Learner::new(layout, theta, self.seed, 0.0);
+        let newborn = || Ok(Learner::new(layout, theta, self.seed, 0.0));
         Run::open(desk.home.runs().join(&name), &name, &settings, base.spec(), newborn)
     }
 

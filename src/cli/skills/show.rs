@@ -109,12 +109,12 @@ fn about(generation: &Generation) -> Vec<[String; 2]> {
     let env = provenance.env.as_ref().map(|env| format!("{} {}", env.name, env.version));
     let parents: Vec<_> = provenance.parents.iter().map(|parent| parent.short()).collect();
     let bytes: u64 = manifest.blobs.all().map(|(_, blob)| blob.bytes).sum();
+    let kind = if manifest.rank == 0 { "a prefix".to_owned() } else { format!("rank {}", manifest.rank) };
     let mut rows = vec![
         ["generation", &generation.id.to_string()].map(str::to_owned),
         ["for", &manifest.description].map(str::to_owned),
         ["base", &format!("{} ({})", manifest.base.name, manifest.base.digest.short())].map(str::to_owned),
-        ["adapter", &format!("rank {}, {} with all that belongs to it", manifest.rank, text::bytes(bytes))]
-            .map(str::to_owned),
+        ["adapter", &format!("{kind}, {} with all that belongs to it", text::bytes(bytes))].map(str::to_owned),
         ["created", &provenance.created.to_string()].map(str::to_owned),
         ["learner", &provenance.learner].map(str::to_owned),
     ];

@@ -7,24 +7,17 @@ use super::{
     study::{Course, Study, taught},
 };
 use crate::{
-    lab::{
-        Cost, LabError, Purpose,
-        synthetic::{
-            symbols::BEGIN,
-            work::{Stretch, train_under},
-        },
-    },
-    train::{AdamW, Job, Loss, PassLimits, TrainRow, forward_backward, loss, optim_step},
+    lab::{Cost, LabError, Purpose, synthetic::symbols::BEGIN},
+    train::{TrainRow, loss},
 };
 use socius_models::{Layout, Projection};
-use std::time::Instant;
 
 /// What is adapted: the MLPs. The base's attention is as sharp as a table, and a small change of its queries or keys is a large one of
 /// what it finds: with all linears at 1e-2, 16 facts were not learned in 512 steps (77 of 80 questions, one run).
 const ADAPTED: [Projection; 3] = [Projection::Gate, Projection::Up, Projection::Down];
 /// The adapter arm of a cell: ranks from the smallest until one has learned.
 pub(super) fn measure(bench: &mut Bench<'_, '_>) -> Result<(), LabError> {
-    let (rows, teacher) = taught(bench)?;
+    let (rows, teacher) = taught(bench, &[BEGIN])?;
     let mut before = teacher;
     for rank in bench.config.adapter.ranks.clone() {
         let layout = Layout::uniform(bench.reader.spec(), &ADAPTED, rank, 2.0);
@@ -42,7 +35,7 @@ pub(super) fn measure(bench: &mut Bench<'_, '_>) -> Result<(), LabError> {
 
 fn course(bench: &Bench<'_, '_>) -> Course {
     let settings = &bench.config.adapter;
-    Course { lr: settings.lr, batch: settings.batch, steps_max: settings.steps_max }
+    Course { loss: &loss::distillation, lr: settings.lr, batch: settings.batch, steps_max: settings.steps_max }
 }
 
 /// The baseline: the same adapter learns to continue the contexts themselves, for as many tokens as self-study trained on.
@@ -60,37 +53,9 @@ fn next_token(bench: &mut Bench<'_, '_>, rank: usize, steps: usize) -> Result<()
     let read: usize = rows[0].iter().map(|row| row.completion.len()).sum::<usize>() / rows[0].len();
     let steps = (trained / read.max(1)).clamp(1, bench.config.adapter.steps_max);
     let layout = Layout::uniform(bench.reader.spec(), &ADAPTED, rank, 2.0);
-    let mut study = Study::of_adapters(bench, layout, (&rows, course(bench)), "next-token");
-    let begun = Instant::now();
-    let settings = AdamW { lr: bench.config.adapter.lr, ..AdamW::default() };
-    let (mut tokens, mut flops) = (0, 0.0);
-    for _ in 0..steps {
-        let batches: Vec<Vec<TrainRow>> = study
-            .draws
-            .iter_mut()
-            .zip(&rows)
-            .map(|(draw, rows)| draw.take(1).into_iter().map(|i| rows[i].clone()).collect())
-            .collect();
-        let likelihood: &Loss<'_> = &loss::nll;
-        let mut jobs: Vec<Job<'_>> = study
-            .learners
-            .iter_mut()
-            .zip(&batches)
-            .map(|(learner, rows)| Job { learner, rows, loss: likelihood })
-            .collect();
-        forward_backward(bench.reader.model(), &mut jobs, PassLimits::default())?;
-        for learner in &mut study.learners {
-            optim_step(learner, &settings)?;
-        }
-        for row in batches.iter().flatten() {
-            let read = row.completion.len();
-            let stretch = Stretch { cached: 0, tokens: read, scored: read };
-            flops += train_under(bench.reader.spec(), &study.layout, stretch);
-            tokens += read as u64;
-        }
-        study.steps += 1;
-    }
-    study.cost += Cost { seconds: begun.elapsed().as_secs_f64(), ..Cost::of(Purpose::Trained, tokens, flops) };
+    let course = Course { loss: &loss::nll, batch: 1, ..course(bench) };
+    let mut study = Study::of_adapters(bench, layout, (&rows, course), "next-token");
+    study.train(bench, steps)?;
     study.record(bench, "next token", &Cost::default())?;
     Ok(())
 }

@@ -19,6 +19,8 @@ pub enum Arm {
     Adapter,
     /// A small model from scratch.
     Scratch,
+    /// Keys and values before the question.
+    Prefix,
     /// Agents with bounded contexts and messages.
     Society,
     /// The items that BM25 finds are attended to.
@@ -49,6 +51,9 @@ pub struct Config {
     pub society: SocietyConfig,
     /// LoRA over the base.
     pub adapter: AdapterConfig,
+    /// Trained prefixes, if that arm runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<PrefixConfig>,
     /// Models from scratch, if that arm runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scratch: Option<ScratchConfig>,
@@ -76,6 +81,22 @@ pub struct SocietyConfig {
 pub struct AdapterConfig {
     /// Ranks from the smallest; the next is tried when one does not reach the quality.
     pub ranks: Vec<usize>,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Questions a step.
+    pub batch: usize,
+    /// Steps at most; looked at after every doubling from 8.
+    pub steps_max: usize,
+    /// Largest N that is tried.
+    pub size_max: usize,
+}
+
+/// See [`Config::prefix`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrefixConfig {
+    /// Lengths from the shortest; the next is tried when one does not reach the quality.
+    pub positions: Vec<usize>,
     /// Peak learning rate.
     pub lr: f64,
     /// Questions a step.
@@ -119,8 +140,8 @@ pub struct Point {
 
 impl Arm {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Attention, Self::Window, Self::Adapter, Self::Scratch, Self::Society, Self::Retrieval];
+    pub const ALL: [Self; 7] =
+        [Self::Attention, Self::Window, Self::Adapter, Self::Scratch, Self::Prefix, Self::Society, Self::Retrieval];
 
     /// As the report calls it.
     pub fn name(self) -> &'static str {
@@ -129,6 +150,7 @@ impl Arm {
             Self::Window => "A′ window",
             Self::Adapter => "B1 LoRA",
             Self::Scratch => "B2 from scratch",
+            Self::Prefix => "B3 prefix",
             Self::Society => "C society",
             Self::Retrieval => "D retrieval",
         }
@@ -167,6 +189,15 @@ impl Config {
         if self.adapter.steps_max < 8 {
             return fault("adapter.steps_max is at least 8");
         }
+        match &self.prefix {
+            None if self.arms.contains(&Arm::Prefix) => {
+                return fault("the arm \"prefix\" needs its settings, [prefix]");
+            }
+            Some(p) if p.positions.is_empty() || p.positions.contains(&0) || p.batch == 0 || p.steps_max < 8 => {
+                return fault("prefix: positions and batch are above 0, steps_max is at least 8");
+            }
+            _ => {}
+        }
         match &self.scratch {
             None if self.arms.contains(&Arm::Scratch) => {
                 return fault("the arm \"scratch\" needs its settings, [scratch]");
@@ -191,6 +222,7 @@ impl Config {
                     for &arm in &self.arms {
                         let tried = match arm {
                             Arm::Adapter => n <= self.adapter.size_max,
+                            Arm::Prefix => self.prefix.as_ref().is_some_and(|settings| n <= settings.size_max),
                             Arm::Scratch => self.scratch.as_ref().is_some_and(|settings| n <= settings.size_max),
                             _ => true,
                         };
@@ -210,7 +242,7 @@ impl Point {
     pub fn weight(&self) -> f64 {
         let n = self.n as f64;
         match self.arm {
-            Arm::Adapter | Arm::Scratch => 8.0 + n / 8.0,
+            Arm::Adapter | Arm::Scratch | Arm::Prefix => 8.0 + n / 8.0,
             _ => 1.0 + n / 200.0 + (n / 800.0).powi(2),
         }
     }

@@ -8,11 +8,12 @@ mod findings;
 pub mod found;
 mod gathered;
 mod incontext;
+mod prefix;
 mod scratch;
 pub mod society;
 mod study;
 
-pub use config::{AdapterConfig, Arm, Config, Point, ScratchConfig, SocietyConfig};
+pub use config::{AdapterConfig, Arm, Config, Point, PrefixConfig, ScratchConfig, SocietyConfig};
 
 use super::{Cell, Desk, Experiment, LabError, Plan, Run, Size, parse_config};
 use crate::report::Page;
@@ -54,6 +55,7 @@ impl Experiment for AttentionVsCompression {
             Arm::Retrieval => incontext::retrieval(&mut bench),
             Arm::Society => society::measure(&mut bench),
             Arm::Adapter => adapter::measure(&mut bench),
+            Arm::Prefix => prefix::measure(&mut bench, config.prefix.as_ref().expect("checked with the arms")),
             Arm::Scratch => scratch::measure(&mut bench, config.scratch.as_ref().expect("checked with the arms")),
         }
     }

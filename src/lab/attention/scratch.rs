@@ -6,7 +6,13 @@ use super::{
     found::Bench,
     study::{Course, Study, taught},
 };
-use crate::lab::{Cost, LabError, Purpose, synthetic::symbols::VOCAB};
+use crate::{
+    lab::{
+        Cost, LabError, Purpose,
+        synthetic::symbols::{BEGIN, VOCAB},
+    },
+    train::loss,
+};
 use socius_models::Spec;
 
 /// Width of an attention head, or of the model where that is narrower.
@@ -14,8 +20,9 @@ const HEAD: usize = 16;
 
 /// The arm of a cell: widths from the smallest until one has learned.
 pub(super) fn measure(bench: &mut Bench<'_, '_>, settings: &ScratchConfig) -> Result<(), LabError> {
-    let (rows, teacher) = taught(bench)?;
-    let course = Course { lr: settings.lr, batch: settings.batch, steps_max: settings.steps_max };
+    let (rows, teacher) = taught(bench, &[BEGIN])?;
+    let course =
+        Course { loss: &loss::distillation, lr: settings.lr, batch: settings.batch, steps_max: settings.steps_max };
     let mut before: Cost = teacher;
     for &width in &settings.widths {
         let spec = Spec::small(VOCAB as usize, width, settings.layers, (width / HEAD).max(1));

@@ -1,5 +1,5 @@
-//! What learns the questions of every context, a learner a context, until it answers them as its teacher did: adapters over the base, or all
-//! weights of a small model. Never sees right answers.
+//! What learns the questions of every context, a learner a context, until it answers them as its teacher did: adapters over the base, prefixes
+//! before the question, or all weights of a small model. Never sees right answers.
 
 use super::found::{Answers, Bench, timed};
 use crate::{
@@ -8,12 +8,11 @@ use crate::{
         Cost, LabError, Purpose,
         synthetic::{
             Question, best, recall,
-            symbols::BEGIN,
-            work::{Stretch, train_under},
+            work::{Stretch, forward, train_under},
         },
     },
     lora,
-    train::{AdamW, Job, Learner, Loss, PassLimits, TrainRow, forward_backward, loss, optim_step},
+    train::{AdamW, Job, Learner, Loss, PassLimits, TrainRow, forward_backward, optim_step},
 };
 use candle_core::Device;
 use socius_models::{Adapter, Dtype, InitialSource, Layout, Model, Spec};
@@ -29,16 +28,18 @@ const LOOK_FIRST: usize = 8;
 /// How a study trains.
 #[derive(Clone, Copy)]
 pub(super) struct Course {
+    /// What it minimises.
+    pub(super) loss: &'static Loss<'static>,
     /// Peak learning rate.
     pub(super) lr: f64,
-    /// Questions a step.
+    /// Rows a step.
     pub(super) batch: usize,
     /// Steps at most.
     pub(super) steps_max: usize,
 }
 
-/// For every context the rows that it is learned from, and what asking the teacher took.
-pub(super) fn taught(bench: &Bench<'_, '_>) -> Result<(Vec<Vec<TrainRow>>, Cost), LabError> {
+/// For every context the rows that it is learned from, questions after `before`, and what asking the teacher took.
+pub(super) fn taught(bench: &Bench<'_, '_>, before: &[u32]) -> Result<(Vec<Vec<TrainRow>>, Cost), LabError> {
     let reader = &bench.reader;
     let contexts: Vec<Vec<u32>> = bench.contexts.iter().map(|context| context.tokens()).collect();
     let questions = bench.forward();
@@ -48,7 +49,7 @@ pub(super) fn taught(bench: &Bench<'_, '_>) -> Result<(Vec<Vec<TrainRow>>, Cost)
         let answered = reader.ask(&asked)?;
         let mut rows: Vec<Vec<TrainRow>> = vec![Vec::new(); contexts.len()];
         for ((i, question), logits) in questions.iter().zip(&answered.logits) {
-            let prompt = [&[BEGIN][..], &question.tokens].concat();
+            let prompt = [before, &question.tokens].concat();
             rows[*i].push(TrainRow::soft(prompt, vec![best(logits)], vec![likeliest(logits)]));
         }
         let tokens = contexts.iter().map(|tokens| tokens.len() as u64).sum::<u64>() + answered.tokens;
@@ -72,17 +73,17 @@ pub(super) struct Study<'r> {
     own: Option<Model>,
     /// What distinguishes it from the others of its arm: a name and a number.
     size: (&'static str, usize),
-    pub(super) layout: Layout,
-    pub(super) learners: Vec<Learner>,
+    layout: Layout,
+    learners: Vec<Learner>,
     rows: &'r [Vec<TrainRow>],
-    pub(super) draws: Vec<Draw>,
+    draws: Vec<Draw>,
     course: Course,
     pub(super) steps: usize,
     pub(super) cost: Cost,
 }
 
 /// Rows in an order that is shuffled whenever all were seen.
-pub(super) struct Draw {
+struct Draw {
     order: Vec<usize>,
     at: usize,
     rng: Rng,
@@ -90,12 +91,12 @@ pub(super) struct Draw {
 
 impl Draw {
     /// Over `count` rows.
-    pub(super) fn new(count: usize, rng: Rng) -> Self {
+    fn new(count: usize, rng: Rng) -> Self {
         Self { order: (0..count).collect(), at: count, rng }
     }
 
     /// The next rows: `batch` of them, or all if there are fewer.
-    pub(super) fn take(&mut self, batch: usize) -> Vec<usize> {
+    fn take(&mut self, batch: usize) -> Vec<usize> {
         let count = self.order.len();
         (0..batch.min(count))
             .map(|_| {
@@ -120,9 +121,31 @@ impl<'r> Study<'r> {
     ) -> Self {
         let seed = bench.seed.purpose("adapter").purpose(purpose);
         let size = ("rank", layout.sites()[0].rank);
-        let theta = |seed| Ok(lora::init(&layout, seed));
+        let theta = |_, seed| Ok(lora::init(&layout, seed));
         let begun = Self::begin((None, size), &layout, (rows, course), seed, theta);
         begun.expect("initial factors are drawn, not read")
+    }
+
+    /// Prefixes of `positions`, each at first the keys and values of its context's first tokens, as the base reads them.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub(super) fn of_prefixes(
+        bench: &Bench<'_, '_>,
+        positions: usize,
+        given: (&'r [Vec<TrainRow>], Course),
+    ) -> Result<Self, LabError> {
+        let seed = bench.seed.purpose("prefix").index(positions as u64);
+        let (reader, contexts) = (&bench.reader, &bench.contexts);
+        let layout = Layout::prefix(reader.spec(), positions);
+        let theta = |i: usize, _| Ok(reader.model().read_prefix(&contexts[i].tokens(), positions)?);
+        let (mut study, read) = timed(Purpose::Prefill, || {
+            let study = Self::begin((None, ("positions", positions)), &layout, given, seed, theta)?;
+            let one = forward(reader.spec(), Stretch { cached: 0, tokens: positions, scored: 0 });
+            Ok((study, (positions * contexts.len()) as u64, one * contexts.len() as f64))
+        })?;
+        study.cost = read;
+        Ok(study)
     }
 
     /// Models of `spec` from scratch, each with initial weights of its own.
@@ -138,7 +161,7 @@ impl<'r> Study<'r> {
         let initial = |seed: Seed| InitialSource { spec: spec.clone(), seed: seed.key() };
         let own = Model::load(spec.clone(), &initial(seed), &Device::Cpu, Dtype::F32)?;
         let layout = Layout::whole(spec);
-        let theta = |seed| Ok(layout.read(spec, &initial(seed))?);
+        let theta = |_, seed| Ok(layout.read(spec, &initial(seed))?);
         Self::begin((Some(own), ("width", spec.hidden)), &layout, given, seed, theta)
     }
 
@@ -147,11 +170,11 @@ impl<'r> Study<'r> {
         layout: &Layout,
         (rows, course): (&'r [Vec<TrainRow>], Course),
         seed: Seed,
-        theta: impl Fn(Seed) -> Result<Vec<f32>, LabError>,
+        theta: impl Fn(usize, Seed) -> Result<Vec<f32>, LabError>,
     ) -> Result<Self, LabError> {
         let learner = |i: usize| {
             let seed = seed.index(i as u64);
-            Ok(Learner::new(layout.clone(), theta(seed)?, seed.key(), 0.0))
+            Ok(Learner::new(layout.clone(), theta(i, seed)?, seed.key(), 0.0))
         };
         let learners = (0..rows.len()).map(learner).collect::<Result<_, LabError>>()?;
         let draw =
@@ -178,10 +201,10 @@ impl<'r> Study<'r> {
         }
     }
 
-    fn train(&mut self, bench: &Bench<'_, '_>, until: usize) -> Result<(), LabError> {
+    /// Trains until so many steps are taken.
+    pub(super) fn train(&mut self, bench: &Bench<'_, '_>, until: usize) -> Result<(), LabError> {
         let begun = Instant::now();
         let settings = AdamW { lr: self.course.lr, ..AdamW::default() };
-        let distil: &Loss<'_> = &loss::distillation;
         let model = self.own.as_ref().unwrap_or(bench.reader.model());
         let (mut tokens, mut flops) = (0, 0.0);
         while self.steps < until {
@@ -195,7 +218,7 @@ impl<'r> Study<'r> {
                 .learners
                 .iter_mut()
                 .zip(&batches)
-                .map(|(learner, rows)| Job { learner, rows, loss: distil })
+                .map(|(learner, rows)| Job { learner, rows, loss: self.course.loss })
                 .collect();
             let limits = PassLimits { share_prompts: false, ..PassLimits::default() };
             forward_backward(model, &mut jobs, limits)?;
@@ -204,7 +227,7 @@ impl<'r> Study<'r> {
             }
             for row in batches.iter().flatten() {
                 let read = row.prompt.len() + row.completion.len() - 1;
-                let stretch = Stretch { cached: 0, tokens: read, scored: row.completion.len() };
+                let stretch = Stretch { cached: self.layout.positions(), tokens: read, scored: row.completion.len() };
                 flops += train_under(model.spec(), &self.layout, stretch);
                 tokens += read as u64;
             }
@@ -221,7 +244,8 @@ impl<'r> Study<'r> {
             .iter()
             .enumerate()
             .flat_map(|(i, rows)| {
-                rows.iter().map(move |row| (i, [row.prompt[1], row.prompt[2], row.prompt[3]], row.completion[0]))
+                let asked = |row: &TrainRow| *row.prompt.last_chunk().expect("a question is three symbols");
+                rows.iter().map(move |row| (i, asked(row), row.completion[0]))
             })
             .collect();
         let questions: Vec<(Option<usize>, [u32; 3])> = trained.iter().map(|row| (Some(row.0), row.1)).collect();

@@ -118,7 +118,8 @@ impl Reader {
     }
 }
 
-/// Answers questions without any context under `model` and adapters over it.
+/// Answers questions without any context under `model` and adapters over it. A question comes after the beginning, or after its adapter's
+/// trained prefix, which has one.
 ///
 /// # Errors
 /// If a pass fails.
@@ -131,27 +132,37 @@ pub fn recall(
     // A pass runs under one learner of all weights, or under any number of adapters.
     let whole = adapters.iter().any(|adapter| adapter.layout.is_whole());
     let parts = questions.chunk_by(|a, b| !whole || a.0 == b.0).flat_map(|part| part.chunks(PASS_TOKENS / 4));
+    let begun = adapters.iter().map(|adapter| Ok(Arc::new(model.begin(*adapter)?)));
+    let begun: Vec<Arc<KvSequence>> = begun.collect::<Result<_, LabError>>()?;
+    let prefix = |adapter: Option<usize>| adapter.map_or(0, |i| adapters[i].layout.positions());
     for questions in parts {
-        let rows: Vec<[u32; 4]> = questions.iter().map(|(_, [a, b, asked])| [BEGIN, *a, *b, *asked]).collect();
+        let rows: Vec<Vec<u32>> = questions
+            .iter()
+            .map(|(adapter, asked)| [if prefix(*adapter) == 0 { &[BEGIN][..] } else { &[] }, asked].concat())
+            .collect();
         let first = if whole { questions[0].0.unwrap_or(0) } else { 0 };
         let under = &adapters[first..if whole { first + 1 } else { adapters.len() }];
-        let batch = Batch::new(
-            rows.iter().zip(questions).map(|(row, (adapter, _))| Row::new(row).under(adapter.map(|i| i - first))),
-        );
-        let mut forks: Vec<KvSequence> = questions.iter().map(|_| model.sequence()).collect();
+        let batch = Batch::new(rows.iter().zip(questions).map(|(row, (adapter, _))| Row {
+            position: prefix(*adapter),
+            ..Row::new(row).under(adapter.map(|i| i - first))
+        }));
+        let fork = |(adapter, _): &(Option<usize>, _)| match adapter {
+            Some(i) => model.fork(&begun[*i], prefix(*adapter)),
+            None => model.sequence(),
+        };
+        let mut forks: Vec<KvSequence> = questions.iter().map(fork).collect();
         let mut sequences: Vec<&mut KvSequence> = forks.iter_mut().collect();
-        let wanted: Vec<usize> = (0..questions.len()).map(|i| 4 * i + 3).collect();
+        let wanted: Vec<usize> = batch.spans().iter().map(|span| span.tokens.end - 1).collect();
         let logits = model.forward(&batch, under, &mut sequences, &wanted)?;
-        let stretch = Stretch { cached: 0, tokens: 4, scored: 1 };
-        answered.take(
-            &logits,
-            model.spec().vocab,
-            questions.iter().map(|(adapter, _)| match adapter {
+        let took = |(row, (adapter, _)): (&Vec<u32>, &(Option<usize>, _))| {
+            let stretch = Stretch { cached: prefix(*adapter), tokens: row.len(), scored: 1 };
+            match adapter {
                 Some(i) => forward_under(model.spec(), adapters[*i].layout, stretch),
                 None => forward(model.spec(), stretch),
-            }),
-        );
-        answered.tokens += 4 * questions.len() as u64;
+            }
+        };
+        answered.take(&logits, model.spec().vocab, rows.iter().zip(questions).map(took));
+        answered.tokens += batch.tokens().len() as u64;
     }
     Ok(answered)
 }

@@ -35,22 +35,28 @@ pub fn forward(spec: &Spec, stretch: Stretch) -> f64 {
     2.0 * (linears(spec) * stretch.tokens as f64 + head(spec) * stretch.scored as f64) + attention(spec, stretch)
 }
 
-/// A forward pass under a learner: an adapter, or all weights.
+/// A forward pass under a learner: an adapter, all weights, or a prefix, which is among what is cached.
 pub fn forward_under(spec: &Spec, layout: &Layout, stretch: Stretch) -> f64 {
     if layout.is_whole() {
         return forward(spec, stretch);
     }
-    forward(spec, stretch) + 2.0 * layout.len() as f64 * stretch.tokens as f64
+    forward(spec, stretch) + 2.0 * factors(layout) * stretch.tokens as f64
+}
+
+/// Parameters that every token is multiplied by, of a learner over the frozen base.
+fn factors(layout: &Layout) -> f64 {
+    if layout.positions() > 0 { 0.0 } else { layout.len() as f64 }
 }
 
 /// Forward and backward of a learner. Of an adapter over the frozen base: the gradient goes back through the base's weights and the head (2 a weight),
-/// the adapter's own are computed as well (2 forward, 4 backward), and attention's backward pass computes scores again and four products.
+/// the adapter's own are computed as well (2 forward, 4 backward), and attention's backward pass computes scores again and four products, of
+/// which a prefix's gradients are a part.
 pub fn train_under(spec: &Spec, layout: &Layout, stretch: Stretch) -> f64 {
     if layout.is_whole() {
         return train_whole(spec, stretch);
     }
     let back = 2.0 * (linears(spec) * stretch.tokens as f64 + head(spec) * stretch.scored as f64);
-    forward(spec, stretch) + back + 2.5 * attention(spec, stretch) + 6.0 * layout.len() as f64 * stretch.tokens as f64
+    forward(spec, stretch) + back + 2.5 * attention(spec, stretch) + 6.0 * factors(layout) * stretch.tokens as f64
 }
 
 /// Forward and backward of all parameters: every weight's own gradient is another 2 a weight and token.
@@ -81,6 +87,18 @@ mod tests {
         let linear = |tokens: usize| 2.0 * linears(spec) * tokens as f64;
         // 2 · 147,456 = 864 · (n + 1): the sums over a prefill are equal at 340 tokens.
         assert!(all(330) < 2.0 * linear(330) && all(350) > 2.0 * linear(350));
+    }
+
+    #[test]
+    fn a_prefix_costs_what_attending_to_it_does() {
+        let circuit = Circuit::new(Sizes { intermediate: 8, context_max: 100 }, Seed::new(0));
+        let spec = circuit.spec();
+        let stretch = |cached| Stretch { cached, tokens: 3, scored: 1 };
+        let layout = Layout::prefix(spec, 10);
+        assert_eq!(forward_under(spec, &layout, stretch(10)), forward(spec, stretch(10)));
+        // Three layers, three tokens, ten positions, 4 · 144 forward and 2.5 times that backward.
+        let trained = |cached| train_under(spec, &layout, stretch(cached));
+        assert_eq!(trained(10) - trained(0), 3.5 * (3 * 3 * 10 * 4 * 144) as f64);
     }
 
     #[test]

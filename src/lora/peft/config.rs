@@ -7,7 +7,7 @@ use super::super::{
 };
 use fancy_regex::Regex;
 use serde_json::{Map, Value, json};
-use socius_models::{Projection, Site};
+use socius_models::{Projection, Site, Spec};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Keys that change nothing about what a trained adapter computes on a linear.
@@ -53,7 +53,52 @@ const READ: [&str; 16] = [
 /// Initialisations that move part of the base's weights into the adapter, so that it fits only a base changed the same way.
 const BASE_CHANGING: [&str; 6] = ["pissa", "olora", "loftq", "corda", "lora_ga", "mica"];
 
+/// Keys that peft writes for a prefix and that [`read`] gives a meaning to.
+const READ_OF_PREFIX: [&str; 9] = [
+    "base_model_name_or_path",
+    "encoder_hidden_size",
+    "num_attention_heads",
+    "num_layers",
+    "num_transformer_submodules",
+    "num_virtual_tokens",
+    "peft_type",
+    "prefix_projection",
+    "token_dim",
+];
+
 pub(super) fn write(config: &LoraConfig, base: Base<'_>) -> Vec<u8> {
+    let object = if config.positions > 0 { prefix(config.positions, base) } else { factors(config, base) };
+    let mut bytes = serde_json::to_vec_pretty(&object).expect("JSON of plain values");
+    bytes.push(b'\n');
+    bytes
+}
+
+/// What the base makes of a prefix, as peft counts it: heads are those of keys and values.
+fn prefix_shape(spec: &Spec) -> [(&'static str, usize); 4] {
+    [
+        ("num_attention_heads", spec.kv_heads),
+        ("num_layers", spec.layers),
+        ("num_transformer_submodules", 1),
+        ("token_dim", spec.kv_dim()),
+    ]
+}
+
+fn prefix(positions: usize, base: Base<'_>) -> Value {
+    let mut object = json!({
+        "peft_type": "PREFIX_TUNING",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base.name,
+        "revision": null,
+        "num_virtual_tokens": positions,
+        "prefix_projection": false,
+        "encoder_hidden_size": null,
+        "inference_mode": true,
+    });
+    prefix_shape(base.spec).into_iter().for_each(|(key, value)| object[key] = json!(value));
+    object
+}
+
+fn factors(config: &LoraConfig, base: Base<'_>) -> Value {
     let adapted: Vec<Site> = sites(base.spec).filter(|&site| config.at(site).is_some()).collect();
     let targets: Vec<String> = if config.without.is_empty() {
         let ordered: BTreeSet<Projection> = config.projections.iter().copied().collect();
@@ -65,7 +110,7 @@ pub(super) fn write(config: &LoraConfig, base: Base<'_>) -> Vec<u8> {
         let rows = config.overrides.iter().map(|(&site, own)| (module_path(site), value(own)));
         rows.filter(|(_, value)| *value != uniform).collect()
     };
-    let object = json!({
+    json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base.name,
@@ -83,10 +128,7 @@ pub(super) fn write(config: &LoraConfig, base: Base<'_>) -> Vec<u8> {
         "modules_to_save": null,
         "inference_mode": true,
         "init_lora_weights": true,
-    });
-    let mut bytes = serde_json::to_vec_pretty(&object).expect("JSON of plain values");
-    bytes.push(b'\n');
-    bytes
+    })
 }
 
 /// Whole numbers without a point, as peft (which declares alpha an integer) writes them.
@@ -100,6 +142,9 @@ pub(super) fn read(bytes: &[u8], base: Base<'_>) -> Result<LoraConfig, LoraError
         what: format!("not a JSON object: {error}"),
     })?;
     let keys = Keys(&object);
+    if keys.get("peft_type").is_some_and(|kind| kind == "PREFIX_TUNING") {
+        return keys.prefix(base);
+    }
     keys.refuse_unsupported()?;
     keys.check_base(base)?;
     let (rank, alpha) = (keys.rank("r", keys.get("r"))?, keys.number("lora_alpha", keys.get("lora_alpha"))?);
@@ -115,6 +160,7 @@ pub(super) fn read(bytes: &[u8], base: Base<'_>) -> Result<LoraConfig, LoraError
         projections: Vec::new(),
         overrides: BTreeMap::new(),
         without: BTreeSet::new(),
+        positions: 0,
     };
     let mut projections = BTreeSet::new();
     let mut left = Vec::new();
@@ -156,7 +202,7 @@ impl<'a> Keys<'a> {
     fn refuse_unsupported(&self) -> Result<(), LoraError> {
         match self.get("peft_type").and_then(Value::as_str) {
             Some("LORA") => {}
-            _ => return Err(self.wrong("peft_type", "only \"LORA\" is supported")),
+            _ => return Err(self.wrong("peft_type", "only \"LORA\" and \"PREFIX_TUNING\" are supported")),
         }
         if self.get("bias").is_some_and(|bias| bias != "none") {
             return Err(self.wrong("bias", "only \"none\" is supported"));
@@ -177,15 +223,36 @@ impl<'a> Keys<'a> {
                 "this initialisation changes the base's weights; convert the adapter to plain LoRA in peft first";
             return Err(self.wrong("init_lora_weights", what));
         }
-        // Whatever a newer peft adds is refused when it is switched on, since it may change what the adapter computes.
+        self.refuse_unknown(&READ)
+    }
+
+    /// Whatever a newer peft adds is refused when it is switched on, since it may change what the adapter computes.
+    fn refuse_unknown(&self, read: &[&str]) -> Result<(), LoraError> {
         let unknown = self.0.keys().find(|key| {
-            let known = HARMLESS.contains(&key.as_str()) || READ.contains(&key.as_str());
+            let known = HARMLESS.contains(&key.as_str()) || read.contains(&key.as_str());
             !known && self.get(key).is_some_and(|value| !is_empty(value))
         });
         match unknown {
             Some(key) => Err(self.wrong(key, "not supported; leave it out, null or false")),
             None => Ok(()),
         }
+    }
+
+    /// A prefix without a network that makes it.
+    fn prefix(&self, base: Base<'_>) -> Result<LoraConfig, LoraError> {
+        self.refuse_unknown(&READ_OF_PREFIX)?;
+        self.check_base(base)?;
+        if self.flag("prefix_projection")? {
+            return Err(self.wrong("prefix_projection", "only false is supported"));
+        }
+        for (key, expected) in prefix_shape(base.spec) {
+            if self.rank(key, self.get(key))?.is_some_and(|found| found != expected) {
+                return Err(self.wrong(key, &format!("this base needs {expected}")));
+            }
+        }
+        const LENGTH: &str = "num_virtual_tokens";
+        let positions = self.rank(LENGTH, self.get(LENGTH))?;
+        Ok(LoraConfig::prefix(positions.ok_or_else(|| self.wrong(LENGTH, "a positive whole number is expected"))?))
     }
 
     fn check_base(&self, base: Base<'_>) -> Result<(), LoraError> {

@@ -6,12 +6,18 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use socius_models::{Layout, SiteParameters};
 use std::collections::{BTreeMap, HashMap};
 
+/// What peft calls the keys and values of a prefix: `[positions, layers · 2 · kv_dim]`, of each position a layer's keys, then its values.
+const PREFIX: &str = "prompt_embeddings";
+
 /// Names of A and B.
 fn keys(site: &SiteParameters) -> [String; 2] {
     ["A", "B"].map(|factor| format!("base_model.model.{}.lora_{factor}.weight", module_path(site.site)))
 }
 
 pub(super) fn write(layout: &Layout, theta: &[f32]) -> Vec<u8> {
+    if layout.positions() > 0 {
+        return write_prefix(layout, theta);
+    }
     let bytes: Vec<u8> = theta.iter().flat_map(|value| value.to_le_bytes()).collect();
     let part = |start: usize, rows: usize, columns: usize| {
         let bytes = &bytes[4 * start..4 * (start + rows * columns)];
@@ -23,27 +29,59 @@ pub(super) fn write(layout: &Layout, theta: &[f32]) -> Vec<u8> {
         tensors.insert(a, part(site.a, site.rank, site.inputs));
         tensors.insert(b, part(site.b, site.outputs, site.rank));
     }
+    serialise(tensors)
+}
+
+fn serialise(tensors: BTreeMap<String, TensorView<'_>>) -> Vec<u8> {
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize(tensors, Some(metadata)).expect("names and shapes of a layout are well-formed")
+}
+
+fn write_prefix(layout: &Layout, theta: &[f32]) -> Vec<u8> {
+    let [parts, positions, width] = prefix_shape(layout);
+    let values = exchanged(theta, [parts, positions, width]);
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let view = TensorView::new(Dtype::F32, vec![positions, parts * width], &bytes).expect("a value for each place");
+    serialise(BTreeMap::from([(PREFIX.to_owned(), view)]))
+}
+
+/// Keys or values of a layer, positions, and the width of one: how θ of a prefix lies.
+fn prefix_shape(layout: &Layout) -> [usize; 3] {
+    let (part, positions) = (layout.keys_and_values(0)[0].len(), layout.positions());
+    [layout.len() / part, positions, part / positions]
+}
+
+/// `[a, b, width]` as `[b, a, width]`.
+fn exchanged(values: &[f32], [a, b, width]: [usize; 3]) -> Vec<f32> {
+    let row = |i: usize, j: usize| &values[(i * b + j) * width..][..width];
+    (0..b).flat_map(|j| (0..a).flat_map(move |i| row(i, j))).copied().collect()
 }
 
 pub(super) fn read(bytes: &[u8], layout: &Layout) -> Result<Vec<f32>, LoraError> {
     let file = SafeTensors::deserialize(bytes)
         .map_err(|error| LoraError::Format { file: super::WEIGHTS_FILE.into(), what: error.to_string() })?;
-    let expected: BTreeMap<_, _> = layout.sites().iter().flat_map(expected).collect();
+    let mut expected: BTreeMap<_, _> = layout.sites().iter().flat_map(expected).collect();
+    if layout.positions() > 0 {
+        let [parts, positions, width] = prefix_shape(layout);
+        expected.insert(PREFIX.to_owned(), (0, [positions, parts * width]));
+    }
     if let Some(name) = file.names().into_iter().filter(|name| !expected.contains_key(*name)).min() {
-        return Err(LoraError::tensor(name, "belongs to no site that `target_modules` selects in this base"));
+        return Err(LoraError::tensor(name, "is nothing that the adapter's settings call for in this base"));
     }
     let mut theta = vec![0.0; layout.len()];
     for (name, (start, shape)) in &expected {
         let tensor = file
             .tensor(name)
-            .map_err(|_| LoraError::tensor(name, "is missing, but `target_modules` selects its module"))?;
+            .map_err(|_| LoraError::tensor(name, "is missing, but the adapter's settings call for it"))?;
         if tensor.shape() != shape {
             let what = format!("has shape {:?}, but rank and base need {shape:?}", tensor.shape());
             return Err(LoraError::tensor(name, what));
         }
         fill(&mut theta[*start..start + shape[0] * shape[1]], name, &tensor)?;
+    }
+    if layout.positions() > 0 {
+        let [parts, positions, width] = prefix_shape(layout);
+        return Ok(exchanged(&theta, [positions, parts, width]));
     }
     Ok(theta)
 }
@@ -80,7 +118,7 @@ fn fill(out: &mut [f32], name: &str, tensor: &TensorView<'_>) -> Result<(), Lora
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::{mixed, uniform};
+    use super::super::super::testing::{mixed, random, uniform};
     use super::*;
     use crate::lora::LoraConfig;
     use socius_models::{Projection, Spec};
@@ -103,10 +141,28 @@ mod tests {
     #[test]
     fn values_survive_the_way_out_and_back() {
         let spec = Spec::tiny();
-        for lora in [uniform(&spec), mixed(&spec)] {
+        for lora in [uniform(&spec), mixed(&spec), random(LoraConfig::prefix(5), &spec, 3)] {
             let bytes = write(&lora.layout, &lora.theta);
             assert_eq!(bytes, write(&lora.layout, &lora.theta), "the same bytes each time");
             assert_eq!(read(&bytes, &lora.layout).unwrap(), lora.theta);
+        }
+    }
+
+    #[test]
+    fn a_prefix_lies_in_the_file_as_peft_cuts_it() {
+        let spec = Spec::tiny();
+        let lora = random(LoraConfig::prefix(3), &spec, 3);
+        let bytes = write(&lora.layout, &lora.theta);
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let tensor = file.tensor("prompt_embeddings").unwrap();
+        let width = spec.kv_dim();
+        assert_eq!((file.len(), tensor.shape()), (1, &[3, 2 * spec.layers * width][..]));
+        // `past_key_values.view(positions, layers * 2, heads, width)`, permuted to layers and cut by two: keys, values.
+        for (position, layer, value, i) in [(0, 0, 0, 0), (2, 0, 1, 5), (1, 2, 0, width - 1), (2, 2, 1, 7)] {
+            let at = 4 * ((position * spec.layers + layer) * 2 * width + value * width + i);
+            let found = f32::from_le_bytes(tensor.data()[at..at + 4].try_into().unwrap());
+            let own = lora.layout.keys_and_values(layer)[value].clone();
+            assert_eq!(found, lora.theta[own][position * width + i], "{position} {layer} {value} {i}");
         }
     }
 

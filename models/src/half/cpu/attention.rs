@@ -6,6 +6,7 @@ use crate::{KvSequence, LayerSlot, Projection};
 use rayon::prelude::*;
 use socius_kernels::attention::{self, Gradients, Keys, Row};
 use socius_kernels::{norm, rope};
+use std::ops::Range;
 
 /// What the backward pass needs.
 pub(crate) struct Saved {
@@ -29,7 +30,7 @@ impl Cpu {
         let out = match sequences {
             None => self.attend_inner(at, &x).out,
             Some(sequences) => {
-                let [q, k, v] = self.rotated(at, &x);
+                let [q, k, v] = self.rotated(at, &x, 0);
                 let spans = at.pass.batch.spans();
                 let width = self.spec.kv_dim();
                 spans.par_iter().zip(&mut *sequences).for_each(|(span, sequence)| {
@@ -78,10 +79,20 @@ impl Cpu {
         });
         self.add_gradients(at, &out, &through_o, &[(Projection::O, &dy)], gradients);
         let (mut dq, mut dk, mut dv) = (Buffer::new(q.len()), Buffer::zeros(k.len()), Buffer::zeros(v.len()));
+        // Their sums go on from where they are, so that they do not depend on how rows are cut into passes.
+        self.each_prefix(at, |adapter, own, rows| {
+            let sums = own.map(|range| &gradients[adapter][range]);
+            dk[rows.clone()].copy_from_slice(sums[0]);
+            dv[rows].copy_from_slice(sums[1]);
+        });
         let saved = attention::Saved { q: &q, k: &k, v: &v, out: &out, logsumexp: &logsumexp };
         let into = Gradients { q: &mut dq, k: &mut dk, v: &mut dv };
         let products = self.weight(at.layer, Projection::O).weight_type();
         attention::backward((self.heads(), products), &at.pass.prepared.spans, saved, &d_out, into);
+        self.each_prefix(at, |adapter, [keys, values], rows| {
+            gradients[adapter][keys].copy_from_slice(&dk[rows.clone()]);
+            gradients[adapter][values].copy_from_slice(&dv[rows]);
+        });
         let weight = &self.layers[at.layer].attention_norm;
         let (mut dx, mut normed) = (dy, Buffer::new(x.len()));
         // Of all rows only where the norm learns.
@@ -107,18 +118,19 @@ impl Cpu {
             norm::backward(self.norm(weight), x, d_normed, dx);
             low
         });
-        let outputs = [(Projection::Q, &*dq), (Projection::K, &dk), (Projection::V, &dv)];
+        let own = x.len() / hidden * kv_dim;
+        let outputs = [(Projection::Q, &*dq), (Projection::K, &dk[..own]), (Projection::V, &dv[..own])];
         self.add_norm_gradient(at, (LayerSlot::AttentionNorm, weight), &x, &d_normed, gradients);
         self.add_gradients(at, &normed, &parts, &outputs, gradients);
         dx
     }
 
     /// Queries and keys, rotated, and values; keys and values as the cache holds them, so that what is sampled from it and what is
-    /// computed again without it have the same bits.
-    fn rotated(&self, at: At<'_, Prepared>, x: &[f32]) -> [Buffer; 3] {
+    /// computed again without it have the same bits. Keys and values have room for `more` rows beyond the tokens'.
+    pub(super) fn rotated(&self, at: At<'_, Prepared>, x: &[f32], more: usize) -> [Buffer; 3] {
         let (hidden, q_dim, kv_dim) = (self.spec.hidden, self.spec.q_dim(), self.spec.kv_dim());
         let rows = x.len() / hidden;
-        let [mut q, mut k, mut v] = [q_dim, kv_dim, kv_dim].map(|width| Buffer::new(rows * width));
+        let [mut q, mut k, mut v] = [rows * q_dim, (rows + more) * kv_dim, (rows + more) * kv_dim].map(Buffer::new);
         in_parts(at, [(&mut q, q_dim), (&mut k, kv_dim), (&mut v, kv_dim)], |part, [q, k, v]| {
             let normed = self.normed(&self.layers[at.layer].attention_norm, part.of(x, hidden));
             self.project(part, [Projection::Q, Projection::K, Projection::V], &normed, [q, k, v]);
@@ -130,9 +142,27 @@ impl Cpu {
         [q, k, v]
     }
 
+    /// Calls `body` for every trained prefix of the pass: its adapter, where the layer's keys and values lie in θ, and where they stand
+    /// among the values of the pass's keys.
+    fn each_prefix(&self, at: At<'_, Prepared>, mut body: impl FnMut(usize, [Range<usize>; 2], Range<usize>)) {
+        let width = self.spec.kv_dim();
+        for (adapter, rows) in &at.pass.prepared.prefixes {
+            let own = at.pass.adapters[*adapter].layout.keys_and_values(at.layer);
+            body(*adapter, own, rows.start * width..rows.end * width);
+        }
+    }
+
     /// Everything up to the last linear, for rows without sequences.
     fn attend_inner(&self, at: At<'_, Prepared>, x: &[f32]) -> Inner {
-        let [q, k, v] = self.rotated(at, x);
+        let more = at.pass.prepared.prefixes.iter().map(|(_, rows)| rows.len()).sum();
+        let [q, mut k, mut v] = self.rotated(at, x, more);
+        self.each_prefix(at, |adapter, own, rows| {
+            let [keys, values] = own.map(|range| &at.pass.adapters[adapter].theta[range]);
+            k[rows.clone()].copy_from_slice(keys);
+            v[rows.clone()].copy_from_slice(values);
+            attention::round(self.kv_type(), &mut k[rows.clone()]);
+            attention::round(self.kv_type(), &mut v[rows]);
+        });
         let width = self.spec.kv_dim();
         let rows = at.pass.prepared.spans.iter().map(|spans| {
             let keys = spans.keys.iter().map(|tokens| tokens.start * width..tokens.end * width);

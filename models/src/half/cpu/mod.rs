@@ -28,6 +28,7 @@ use socius_kernels::linear::{PackedLinear, WeightType};
 use socius_kernels::lora::Factors;
 use socius_kernels::norm::Norm;
 use socius_kernels::rope::Turns;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// All weights, packed.
@@ -59,6 +60,8 @@ pub(crate) struct Prepared {
     places: Vec<(usize, usize)>,
     /// Without sequences.
     spans: Vec<Spans>,
+    /// Adapters with a trained prefix that have rows, and where its keys stand among the pass's: after those of all tokens.
+    prefixes: Vec<(usize, Range<usize>)>,
     /// The first recorded half that keeps the outputs of its linears, as do all after it: those go back first.
     kept_from: usize,
 }
@@ -168,6 +171,20 @@ impl Cpu {
     }
 }
 
+/// See [`Prepared::prefixes`].
+fn prefixes(batch: &Batch, adapters: &[Adapter<'_>]) -> Vec<(usize, Range<usize>)> {
+    let mut end = batch.tokens().len();
+    let mut all = Vec::new();
+    for (index, adapter) in adapters.iter().enumerate() {
+        let positions = adapter.layout.positions();
+        if positions > 0 && batch.spans().iter().any(|span| span.adapter == Some(index)) {
+            all.push((index, end..end + positions));
+            end += positions;
+        }
+    }
+    all
+}
+
 impl Halves for Cpu {
     type Hidden = Buffer;
     type Prepared = Prepared;
@@ -204,20 +221,36 @@ impl Halves for Cpu {
         };
         let places =
             batch.spans().iter().enumerate().flat_map(|(row, span)| (0..span.tokens.len()).map(move |t| (row, t)));
-        let spans = batch.spans().iter().enumerate();
-        let spans = spans.map(|(row, span)| Spans { queries: span.tokens.clone(), keys: batch.seen(row) });
+        let prefixes = prefixes(batch, adapters);
+        let spans = batch.spans().iter().enumerate().map(|(row, span)| {
+            let trained = prefixes.iter().find(|(adapter, _)| span.adapter == Some(*adapter));
+            let keys = trained.map(|(_, keys)| keys.clone()).into_iter().chain(batch.seen(row));
+            Spans { queries: span.tokens.clone(), keys: keys.collect() }
+        });
         Ok(Prepared {
             factors: factors.collect(),
             cos: table(f64::cos),
             sin: table(f64::sin),
             places: places.collect(),
             spans: spans.collect(),
+            prefixes,
             kept_from: recorded.map_or(usize::MAX, |bytes| self.kept_from(batch.tokens().len(), bytes)),
         })
     }
 
     fn empty_kv(&self) -> LayerKv {
         LayerKv::Host(KvCache::new(self.heads(), self.kv_type()))
+    }
+
+    fn kv(&self, k: &[f32], v: &[f32]) -> Result<LayerKv, ModelError> {
+        let mut cache = KvCache::new(self.heads(), self.kv_type());
+        cache.extend(0, k, v);
+        Ok(LayerKv::Host(cache))
+    }
+
+    fn keys_and_values(&self, at: At<'_, Prepared>, x: &Buffer) -> Result<[Vec<f32>; 2], ModelError> {
+        let [_, k, v] = self.rotated(at, x, 0);
+        Ok([k.to_vec(), v.to_vec()])
     }
 
     fn embed(&self, tokens: &[u32]) -> Result<Buffer, ModelError> {

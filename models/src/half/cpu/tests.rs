@@ -24,7 +24,11 @@ impl Learner {
     }
 }
 
-/// Three learners: every site at rank 2, some sites at several ranks, rank 18 in the MLP alone.
+/// The learner of a trained prefix, and its positions: more than a block of keys.
+const TRAINED: usize = 3;
+const POSITIONS: usize = 67;
+
+/// Four learners: every site at rank 2, some sites at several ranks, rank 18 in the MLP alone, a prefix.
 fn learners(spec: &Spec) -> Vec<Learner> {
     use Projection::{Down, Gate, O, Q, Up, V};
     let site = |layer, projection| Site { layer, projection };
@@ -33,6 +37,7 @@ fn learners(spec: &Spec) -> Vec<Learner> {
         Learner::new("a", Layout::uniform(spec, &Projection::ALL, 2, 1.5)),
         Learner::new("b", Layout::new(spec, mixed)),
         Learner::new("c", Layout::uniform(spec, &[Gate, Up, Down], 18, 0.7)),
+        Learner::new("d", Layout::prefix(spec, POSITIONS)),
     ]
 }
 
@@ -55,7 +60,8 @@ struct Text {
     dropout: Option<Dropout>,
 }
 
-/// Learners' rows in turn: prefixes with continuations, one of which is continued, rows under nothing, dropout on some.
+/// Learners' rows in turn: prefixes with continuations, one of which is continued, rows under nothing, dropout on some, rows under a trained
+/// prefix.
 fn texts() -> Vec<Text> {
     let text = |seed: u64, len, adapter| Text {
         tokens: tokens(seed, len),
@@ -76,17 +82,22 @@ fn texts() -> Vec<Text> {
         text(11, 2, Some(1)),
         text(12, 1, None),
         text(13, 8, Some(0)),
+        text(14, 40, Some(TRAINED)),
+        text(16, 1, None),
+        continued(text(18, 3, Some(TRAINED))),
+        text(20, 6, Some(TRAINED)),
     ]
 }
 
 /// The batch of these rows, and a target after every token: single tokens, and every fifth a distribution.
 fn batch(texts: &[Text]) -> (Batch, Vec<Target>) {
     let mut batch = Batch::default();
-    let mut rows = vec![Vec::new(); 4];
+    let mut rows = vec![Vec::new(); 5];
     for Text { tokens, adapter, continues, dropout } in texts {
-        let own: &mut Vec<usize> = &mut rows[adapter.map_or(3, |a| a)];
+        let own: &mut Vec<usize> = &mut rows[adapter.map_or(4, |a| a)];
         let prefix = continues.map(|i| own[i]);
-        let position = prefix.map_or(0, |row| batch.spans()[row].end());
+        let start = if *adapter == Some(TRAINED) { POSITIONS } else { 0 };
+        let position = prefix.map_or(start, |row| batch.spans()[row].end());
         own.push(batch.push(Row { position, prefix, dropout: *dropout, ..Row::new(tokens).under(*adapter) }));
     }
     let target = |position: usize| Target {
@@ -251,6 +262,11 @@ fn each_half_and_its_every_gradient_is_that_of_the_f64_reference() {
                             let (a, b) = (site.a..site.b, site.b..site.b + site.outputs * site.rank);
                             check(&format!("{name} dA at {:?}", site.site), &found[a.clone()], &exact[a]);
                             check(&format!("{name} dB at {:?}", site.site), &found[b.clone()], &exact[b]);
+                        }
+                        if learner.layout.positions() > 0 {
+                            let [keys, values] = learner.layout.keys_and_values(layer);
+                            check(&format!("{name} dkeys"), &found[keys.clone()], &exact[keys]);
+                            check(&format!("{name} dvalues"), &found[values.clone()], &exact[values]);
                         }
                     }
                 }
@@ -457,6 +473,37 @@ fn a_fork_of_a_cached_prefix_and_a_prefix_in_the_batch_give_the_bits_of_the_whol
     let shared = model.score(&shared, &adapters, &(72..81).map(target).collect::<Vec<_>>()).expect("scores");
     let plain = model.score(&plain, &adapters, &(71..80).map(target).collect::<Vec<_>>()).expect("scores");
     assert_eq!(shared, plain);
+}
+
+#[test]
+fn tokens_that_a_prefix_was_read_from_are_worth_what_it_is_to_the_bit_in_one_pass_and_token_by_token() {
+    let spec = &specs()[0];
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let model = load(spec, dtype);
+        let (read, rest) = (tokens(3, POSITIONS + 4), tokens(4, 9));
+        let layout = Layout::prefix(spec, POSITIONS);
+        let theta = model.read_prefix(&read, POSITIONS).expect("reads");
+        let adapters = [Adapter::new(&layout, &theta)];
+        let all = [&read[..POSITIONS], &rest].concat();
+        let whole = Text { tokens: all.clone(), adapter: None, continues: None, dropout: None };
+        let expected = served(&model, &whole, &[], [all.len()]);
+        for step in [1, 4, 9] {
+            let mut sequence = model.begin(adapters[0]).expect("begins");
+            let mut logits = Vec::new();
+            for tokens in rest.chunks(step) {
+                let batch = Batch::new([Row { position: sequence.len(), ..Row::new(tokens).under(Some(0)) }]);
+                let wanted: Vec<usize> = (0..tokens.len()).collect();
+                logits.extend(model.forward(&batch, &adapters, &mut [&mut sequence], &wanted).expect("forward"));
+            }
+            assert_same(&logits, &expected[POSITIONS * spec.vocab..], &format!("{dtype:?} by {step}"));
+        }
+        let target = |position| Target { position, tokens: TargetTokens::Token(11) };
+        let under = Batch::new([Row { position: POSITIONS, ..Row::new(&rest).under(Some(0)) }]);
+        let under = model.score(&under, &adapters, &(0..9).map(target).collect::<Vec<_>>()).expect("scores");
+        let plain = Batch::new([Row::new(&all)]);
+        let plain = model.score(&plain, &[], &(POSITIONS..POSITIONS + 9).map(target).collect::<Vec<_>>());
+        assert_eq!(under, plain.expect("scores"));
+    }
 }
 
 /// The rows of `texts` that can stand under one learner: without dropout, which is of sites.

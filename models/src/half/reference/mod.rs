@@ -15,6 +15,7 @@ use crate::{
 };
 use candle_core::{DType, Device, Result, Tensor, Var};
 use ops::{Linear, Rope};
+use std::ops::Range;
 use std::sync::Arc;
 
 const ATTENTION: [Projection; 4] = [Projection::Q, Projection::K, Projection::V, Projection::O];
@@ -63,6 +64,35 @@ impl Factors<'_> {
     /// The same factors as leaves of a tape.
     fn watched(self) -> Result<Self> {
         Ok(Self { a: watch(&self.a)?, b: watch(&self.b)?, ..self })
+    }
+}
+
+/// One layer of an adapter's trained prefix, as leaves of a tape or as plain views of θ: `[positions, kv_heads, head_dim]` each.
+pub(crate) struct Prefix {
+    adapter: usize,
+    keys: Tensor,
+    values: Tensor,
+}
+
+impl Prefix {
+    /// The same prefix as leaves of a tape.
+    fn watched(self) -> Result<Self> {
+        Ok(Self { keys: watch(&self.keys)?, values: watch(&self.values)?, ..self })
+    }
+}
+
+/// What a half computes with of adapters.
+pub(crate) struct Learned<'a> {
+    factors: Vec<Factors<'a>>,
+    /// Of the attention half.
+    prefixes: Vec<Prefix>,
+}
+
+impl Learned<'_> {
+    /// The same as leaves of a tape.
+    fn watched(self) -> Result<Self> {
+        let factors = self.factors.into_iter().map(Factors::watched).collect::<Result<_>>()?;
+        Ok(Self { factors, prefixes: self.prefixes.into_iter().map(Prefix::watched).collect::<Result<_>>()? })
     }
 }
 
@@ -117,13 +147,17 @@ impl Reference {
         })
     }
 
-    /// The factors at this half's sites of every adapter that the batch uses.
-    fn factors<'a>(&self, at: At<'a, Prepared>, projections: &[Projection]) -> Result<Vec<Factors<'a>>> {
+    /// What this half has of every adapter that the batch uses.
+    fn learned<'a>(&self, at: At<'a, Prepared>, projections: &[Projection]) -> Result<Learned<'a>> {
         let mut used: Vec<usize> = at.pass.segments.iter().filter_map(|&(_, adapter)| adapter).collect();
         used.sort_unstable();
         used.dedup();
         let mut factors = Vec::new();
+        let mut prefixes = Vec::new();
         for adapter in used {
+            if projections == ATTENTION {
+                prefixes.extend(self.prefix(at, adapter)?);
+            }
             for &projection in projections {
                 let site = Site { layer: at.layer, projection };
                 let Some(parameters) = at.pass.adapters[adapter].layout.at(site) else { continue };
@@ -134,7 +168,34 @@ impl Reference {
                 factors.push(Factors { adapter, parameters, a, b });
             }
         }
-        Ok(factors)
+        Ok(Learned { factors, prefixes })
+    }
+
+    /// This layer of an adapter's trained prefix, if it has one.
+    fn prefix(&self, at: At<'_, Prepared>, adapter: usize) -> Result<Option<Prefix>> {
+        let layout = at.pass.adapters[adapter].layout;
+        if layout.positions() == 0 {
+            return Ok(None);
+        }
+        let part = |range: &Range<usize>| {
+            let values = at.pass.prepared.theta[adapter].narrow(0, range.start, range.len())?;
+            self.by_heads(&values)
+        };
+        let [keys, values] = layout.keys_and_values(at.layer);
+        Ok(Some(Prefix { adapter, keys: part(&keys)?, values: part(&values)? }))
+    }
+
+    /// Keys or values as `[tokens, kv_heads, head_dim]`.
+    fn by_heads(&self, values: &Tensor) -> Result<Tensor> {
+        let Spec { kv_heads, head_dim, .. } = *self.spec;
+        values.reshape((values.elem_count() / self.spec.kv_dim(), kv_heads, head_dim))
+    }
+
+    /// What row `row`, without a sequence, attends to of keys or values `t`, one a token of the batch, and of its trained prefix.
+    fn seen(&self, at: At<'_, Prepared>, (prefix, t): (Option<&Tensor>, &Tensor), row: usize) -> Result<Tensor> {
+        let own = at.pass.batch.seen(row).into_iter().map(|tokens| t.narrow(0, tokens.start, tokens.len()));
+        let trained = prefix.map(|prefix| if self.rounds { ops::round(prefix) } else { Ok(prefix.clone()) });
+        Tensor::cat(&trained.into_iter().chain(own).collect::<Result<Vec<_>>>()?, 0)
     }
 
     /// A linear with the low-rank part of each segment's adapter: `W x + scale · B(A · dropout(x))`.
@@ -168,23 +229,29 @@ impl Reference {
         Tensor::cat(&parts, 0)
     }
 
-    /// The attention half with these factors. `[tokens, hidden]` → the same.
+    /// Keys, rotated, and values, `[tokens, kv_heads, head_dim]`, as a cache holds them.
+    fn rotated(&self, at: At<'_, Prepared>, factors: &[Factors<'_>], normed: &Tensor) -> Result<(Tensor, Tensor)> {
+        let k = self.by_heads(&self.linear(at, Projection::K, factors, normed)?)?;
+        let v = self.by_heads(&self.linear(at, Projection::V, factors, normed)?)?;
+        let k = at.pass.prepared.rope.apply(&k)?;
+        if self.rounds { Ok((ops::round(&k)?, ops::round(&v)?)) } else { Ok((k, v)) }
+    }
+
+    /// The attention half with what adapters have in it. `[tokens, hidden]` → the same.
     fn attend(
         &self,
         at: At<'_, Prepared>,
-        factors: &[Factors<'_>],
+        Learned { factors, prefixes }: &Learned<'_>,
         x: &Tensor,
         sequences: Option<&mut [&mut KvSequence]>,
     ) -> Result<Tensor> {
-        let Spec { heads, kv_heads, head_dim, norm_eps, .. } = *self.spec;
+        let Spec { heads, head_dim, norm_eps, .. } = *self.spec;
         let tokens = x.dim(0)?;
         let normed = ops::rms_norm(x, self.norm(at.layer, true), norm_eps)?;
         let rope = &at.pass.prepared.rope;
         let q = self.linear(at, Projection::Q, factors, &normed)?.reshape((tokens, heads, head_dim))?;
-        let k = self.linear(at, Projection::K, factors, &normed)?.reshape((tokens, kv_heads, head_dim))?;
-        let v = self.linear(at, Projection::V, factors, &normed)?.reshape((tokens, kv_heads, head_dim))?;
-        let (q, k) = (rope.apply(&q)?, rope.apply(&k)?);
-        let (k, v) = if self.rounds { (ops::round(&k)?, ops::round(&v)?) } else { (k, v) };
+        let q = rope.apply(&q)?;
+        let (k, v) = self.rotated(at, factors, &normed)?;
         let rows = at.pass.batch.spans().iter().zip(&at.pass.prepared.masks).enumerate();
         let mut sequences = sequences;
         let mut attended = Vec::with_capacity(rows.len());
@@ -192,7 +259,11 @@ impl Reference {
             let own = |t: &Tensor| t.narrow(0, span.tokens.start, span.tokens.len());
             let (keys, values) = match sequences.as_deref_mut() {
                 Some(sequences) => extend(sequences[r], at.layer, own(&k)?, own(&v)?)?,
-                None => (seen(&k, at.pass.batch, r)?, seen(&v, at.pass.batch, r)?),
+                None => {
+                    let prefix = prefixes.iter().find(|prefix| span.adapter == Some(prefix.adapter));
+                    let seen = |prefix, t| self.seen(at, (prefix, t), r);
+                    (seen(prefix.map(|prefix| &prefix.keys), &k)?, seen(prefix.map(|prefix| &prefix.values), &v)?)
+                }
             };
             attended.push(ops::attention(&own(&q)?, &keys, &values, mask.as_ref())?);
         }
@@ -215,32 +286,38 @@ impl Reference {
         all.map(|(slot, weight)| (Slot::Layer(layer, slot), weight)).collect()
     }
 
-    /// The MLP half with these factors. `[tokens, hidden]` → the same.
-    fn feed(&self, at: At<'_, Prepared>, factors: &[Factors<'_>], x: &Tensor) -> Result<Tensor> {
+    /// The MLP half with what adapters have in it. `[tokens, hidden]` → the same.
+    fn feed(&self, at: At<'_, Prepared>, Learned { factors, .. }: &Learned<'_>, x: &Tensor) -> Result<Tensor> {
         let normed = ops::rms_norm(x, self.norm(at.layer, false), self.spec.norm_eps)?;
         let gate = ops::activate(self.spec.activation, &self.linear(at, Projection::Gate, factors, &normed)?)?;
         let inner = (gate * self.linear(at, Projection::Up, factors, &normed)?)?;
         x + self.linear(at, Projection::Down, factors, &inner)?
     }
 
-    /// The backward pass of a half: its forward again on a tape whose leaves are its input and its factors, or its weights.
+    /// The backward pass of a half: its forward again on a tape whose leaves are its input and what adapters have in it, or its
+    /// weights.
     fn back(
         &self,
         at: At<'_, Prepared>,
         projections: &[Projection],
         (x, dy): (&Tensor, &Tensor),
         gradients: &mut [&mut [f32]],
-        half: impl Fn(&[Factors<'_>], &Tensor) -> Result<Tensor>,
+        half: impl Fn(&Learned<'_>, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let factors = self.factors(at, projections)?.into_iter().map(Factors::watched).collect::<Result<Vec<_>>>()?;
+        let learned = self.learned(at, projections)?.watched()?;
         let x = watch(x)?;
-        let tape = (half(&factors, &x)? * dy)?.sum_all()?.backward()?;
+        let tape = (half(&learned, &x)? * dy)?.sum_all()?.backward()?;
         // A missing gradient is a cut tape, which candle would pass over in silence.
         let gradient = |leaf: &Tensor| tape.get(leaf).expect("every leaf of a half has a gradient");
-        for Factors { adapter, parameters, a, b } in &factors {
+        for Factors { adapter, parameters, a, b } in &learned.factors {
             let (into_a, into_b) = parameters.factors_mut(gradients[*adapter]);
             add(into_a, gradient(a))?;
             add(into_b, gradient(b))?;
+        }
+        for Prefix { adapter, keys, values } in &learned.prefixes {
+            let [into_keys, into_values] = at.pass.adapters[*adapter].layout.keys_and_values(at.layer);
+            add(&mut gradients[*adapter][into_keys], gradient(keys))?;
+            add(&mut gradients[*adapter][into_values], gradient(values))?;
         }
         if let Some((layout, into)) = at.pass.learned(gradients) {
             for (slot, weight) in self.weights(at.layer, projections) {
@@ -249,12 +326,6 @@ impl Reference {
         }
         Ok(gradient(&x).clone())
     }
-}
-
-/// The rows of `t`, one a token of `batch`, that row `row` attends to.
-fn seen(t: &Tensor, batch: &Batch, row: usize) -> Result<Tensor> {
-    let parts = batch.seen(row).into_iter().map(|tokens| t.narrow(0, tokens.start, tokens.len()));
-    Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)
 }
 
 /// Appends a row's keys and values to a sequence's layer and returns all that the row attends to.
@@ -332,6 +403,22 @@ impl Halves for Reference {
         LayerKv::Device(None)
     }
 
+    fn kv(&self, k: &[f32], v: &[f32]) -> std::result::Result<LayerKv, ModelError> {
+        let stored = |values: &[f32]| {
+            let values = Tensor::from_slice(values, values.len(), &self.device)?.to_dtype(self.dtype)?;
+            let values = self.by_heads(&values)?;
+            if self.rounds { ops::round(&values) } else { Ok(values) }
+        };
+        Ok(LayerKv::Device(Some((stored(k)?, stored(v)?))))
+    }
+
+    fn keys_and_values(&self, at: At<'_, Prepared>, x: &Tensor) -> std::result::Result<[Vec<f32>; 2], ModelError> {
+        let normed = ops::rms_norm(x, self.norm(at.layer, true), self.spec.norm_eps)?;
+        let (k, v) = self.rotated(at, &[], &normed)?;
+        let values = |t: Tensor| t.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>();
+        Ok([values(k)?, values(v)?])
+    }
+
     fn embed(&self, tokens: &[u32]) -> std::result::Result<Tensor, ModelError> {
         let ids = Tensor::from_slice(tokens, tokens.len(), &self.device)?;
         Ok(self.embedding.index_select(&ids, 0)?.to_dtype(self.dtype)?.detach())
@@ -358,7 +445,7 @@ impl Halves for Reference {
         x: Tensor,
         sequences: Option<&mut [&mut KvSequence]>,
     ) -> std::result::Result<Tensor, ModelError> {
-        Ok(self.attend(at, &self.factors(at, &ATTENTION)?, &x, sequences)?.detach())
+        Ok(self.attend(at, &self.learned(at, &ATTENTION)?, &x, sequences)?.detach())
     }
 
     fn attention_recorded(&self, at: At<'_, Prepared>, x: Tensor) -> std::result::Result<(Tensor, Tensor), ModelError> {
@@ -372,12 +459,12 @@ impl Halves for Reference {
         dy: Tensor,
         gradients: &mut [&mut [f32]],
     ) -> std::result::Result<Tensor, ModelError> {
-        let half = |factors: &[Factors<'_>], x: &Tensor| self.attend(at, factors, x, None);
+        let half = |learned: &Learned<'_>, x: &Tensor| self.attend(at, learned, x, None);
         Ok(self.back(at, &ATTENTION, (&x, &dy), gradients, half)?)
     }
 
     fn mlp(&self, at: At<'_, Prepared>, x: Tensor) -> std::result::Result<Tensor, ModelError> {
-        Ok(self.feed(at, &self.factors(at, &MLP)?, &x)?.detach())
+        Ok(self.feed(at, &self.learned(at, &MLP)?, &x)?.detach())
     }
 
     fn mlp_recorded(&self, at: At<'_, Prepared>, x: Tensor) -> std::result::Result<(Tensor, Tensor), ModelError> {
@@ -391,7 +478,7 @@ impl Halves for Reference {
         dy: Tensor,
         gradients: &mut [&mut [f32]],
     ) -> std::result::Result<Tensor, ModelError> {
-        let half = |factors: &[Factors<'_>], x: &Tensor| self.feed(at, factors, x);
+        let half = |learned: &Learned<'_>, x: &Tensor| self.feed(at, learned, x);
         Ok(self.back(at, &MLP, (&x, &dy), gradients, half)?)
     }
 

@@ -41,24 +41,28 @@ struct Learner {
     theta: Vec<f32>,
 }
 
+/// Two of low-rank factors, and a trained prefix of two positions.
 fn learners(spec: &Spec) -> Vec<Learner> {
     let learner = |(seed, rank): (u64, usize)| {
         let layout = Layout::uniform(spec, &Projection::ALL, rank, 0.5 + rank as f32);
         let theta = noise_f32(seed, layout.len(), 0.4);
         Learner { layout, theta }
     };
-    [(1, 2), (2, 1)].map(learner).into()
+    let layout = Layout::prefix(spec, 2);
+    let theta = noise_f32(3, layout.len(), 1.0);
+    [(1, 2), (2, 1)].map(learner).into_iter().chain([Learner { layout, theta }]).collect()
 }
 
 fn adapters(learners: &[Learner]) -> Vec<Adapter<'_>> {
     learners.iter().map(|Learner { layout, theta }| Adapter::new(layout, theta)).collect()
 }
 
-/// Every kind of row: a prefix with a continuation that is continued, a row under nothing, rows with and without dropout, and
-/// adapters that come again.
+/// Every kind of row: a prefix with a continuation that is continued, a row under nothing, rows with and without dropout, adapters
+/// that come again, and rows under a trained prefix, one of which continues another.
 fn batch() -> Batch {
     let dropout = Some(Dropout { p: 0.3, key: 11 });
     let continued = Row { position: 3, prefix: Some(0), ..Row::new(&[]).under(Some(0)) };
+    let trained = |tokens, position| Row { position, ..Row::new(tokens).under(Some(2)) };
     Batch::new([
         Row::new(&[4, 1, 7]).under(Some(0)),
         Row { tokens: &[2, 2], ..continued.clone() },
@@ -67,6 +71,9 @@ fn batch() -> Batch {
         Row { dropout, ..Row::new(&[8, 6, 18]).under(Some(1)) },
         Row { dropout, ..Row::new(&[1, 10]).under(Some(0)) },
         Row::new(&[12, 0]).under(Some(1)),
+        trained(&[7, 1, 3], 2),
+        trained(&[11], 2),
+        Row { prefix: Some(7), ..trained(&[9, 2], 5) },
     ])
 }
 
@@ -82,6 +89,9 @@ fn targets() -> Vec<Target> {
         token(12, 11),
         token(14, 3),
         token(5, 18),
+        token(16, 4),
+        token(18, 9),
+        soft(20, &[(2, 0.5), (13, 0.5)]),
     ]
 }
 
@@ -179,7 +189,21 @@ impl Half {
     }
 }
 
-/// One half of layer 1: its input's gradient, and that of `A` and `B` of every site of every learner.
+/// The parameters of a learner in a half: their names and places in θ.
+fn parameters(layout: &Layout, layer: usize, half: Half) -> Vec<(String, Range<usize>)> {
+    let mut all = Vec::new();
+    for site in half.projections().iter().filter_map(|&projection| layout.at(Site { layer, projection })) {
+        all.push((format!("A of {:?}", site.site.projection), site.a..site.b));
+        all.push((format!("B of {:?}", site.site.projection), site.b..site.b + site.outputs * site.rank));
+    }
+    if layout.positions() > 0 && matches!(half, Half::Attention) {
+        let [keys, values] = layout.keys_and_values(layer);
+        all.extend([("keys".to_owned(), keys), ("values".to_owned(), values)]);
+    }
+    all
+}
+
+/// One half of layer 1: its input's gradient, and that of every parameter of every learner.
 fn half_matches_differences(half: Half) {
     for spec in &specs()[1..3] {
         let decoder = decoder(spec);
@@ -201,28 +225,20 @@ fn half_matches_differences(half: Half) {
             run(None, &tensor(moved.to_vec(), &x))
         });
         for (which, learner) in learners.iter().enumerate() {
-            for &projection in half.projections() {
-                let site = learner.layout.at(Site { layer: 1, projection }).expect("every site");
-                let whole = wide(&learner.theta);
-                for (factor, start, len) in
-                    [("A", site.a, site.rank * site.inputs), ("B", site.b, site.outputs * site.rank)]
-                {
-                    let own = start..start + len;
-                    let gradient = wide(&gradients[which][own.clone()]);
-                    let name = format!("{name}: {factor} of {projection:?} of learner {which}");
-                    assert_matches_differences(&name, &whole[own.clone()], &gradient, |moved| {
-                        let mut theta = whole.clone();
-                        theta[own.clone()].copy_from_slice(moved);
-                        run(Some((which, &theta)), &x)
-                    });
-                }
+            let whole = wide(&learner.theta);
+            let parameters = parameters(&learner.layout, 1, half);
+            for (part, own) in &parameters {
+                let gradient = wide(&gradients[which][own.clone()]);
+                let name = format!("{name}: {part} of learner {which}");
+                assert_matches_differences(&name, &whole[own.clone()], &gradient, |moved| {
+                    let mut theta = whole.clone();
+                    theta[own.clone()].copy_from_slice(moved);
+                    run(Some((which, &theta)), &x)
+                });
             }
-            let elsewhere =
-                |site: &&SiteParameters| site.site.layer != 1 || !half.projections().contains(&site.site.projection);
-            for site in learner.layout.sites().iter().filter(elsewhere) {
-                let own = &gradients[which][site.a..site.b + site.outputs * site.rank];
-                assert!(own.iter().all(|&g| g == 0.0), "{name} wrote into {:?}", site.site);
-            }
+            let elsewhere = |i: &usize| parameters.iter().all(|(_, own)| !own.contains(i));
+            let written = (0..whole.len()).filter(elsewhere).find(|&i| gradients[which][i] != 0.0);
+            assert_eq!(written, None, "{name} wrote into learner {which} elsewhere");
         }
     }
 }
@@ -276,22 +292,22 @@ fn the_head_has_the_gradient_of_its_differences() {
 }
 
 /// The whole model in one expression, beside the decoder's walk.
-fn whole<'a>(halves: &Reference, pass: &'a Pass<'a, Prepared>, factors: &[Vec<Factors<'a>>]) -> Tensor {
+fn whole<'a>(halves: &Reference, pass: &'a Pass<'a, Prepared>, learned: &[Learned<'a>]) -> Tensor {
     let mut x = halves.embed(pass.batch.tokens()).expect("embedding");
-    for (half, factors) in factors.iter().enumerate().filter(|(half, _)| half % 2 == 0 || halves.spec.has_mlp()) {
+    for (half, learned) in learned.iter().enumerate().filter(|(half, _)| half % 2 == 0 || halves.spec.has_mlp()) {
         let at = At { layer: half / 2, pass };
         x = match half % 2 {
-            0 => halves.attend(at, factors, &x, None).expect("attention"),
-            _ => halves.feed(at, factors, &x).expect("MLP"),
+            0 => halves.attend(at, learned, &x, None).expect("attention"),
+            _ => halves.feed(at, learned, &x).expect("MLP"),
         };
     }
     loss_of(halves, &x)
 }
 
-fn all_factors<'a>(halves: &Reference, pass: &'a Pass<'a, Prepared>) -> Vec<Vec<Factors<'a>>> {
+fn all_learned<'a>(halves: &Reference, pass: &'a Pass<'a, Prepared>) -> Vec<Learned<'a>> {
     let of = |half: usize| {
         let projections: &[Projection] = if half.is_multiple_of(2) { &ATTENTION } else { &MLP };
-        halves.factors(At { layer: half / 2, pass }, projections).expect("factors")
+        halves.learned(At { layer: half / 2, pass }, projections).expect("parameters")
     };
     (0..2 * halves.spec.layers).map(of).collect()
 }
@@ -320,7 +336,7 @@ fn every_parameter_of_every_learner_has_the_gradient_of_its_difference_through_t
             let name = format!("learner {which} of {} heads", spec.heads);
             assert_matches_differences(&name, &wide(&learner.theta), &wide(&gradients[which]), |theta| {
                 with_pass(&decoder, &learners, Some((which, theta)), |pass| {
-                    scalar(&whole(&decoder.halves, pass, &all_factors(&decoder.halves, pass)))
+                    scalar(&whole(&decoder.halves, pass, &all_learned(&decoder.halves, pass)))
                 })
             });
         }
@@ -334,16 +350,21 @@ fn the_explicit_walk_gives_what_one_tape_over_the_whole_model_gives() {
         let learners = learners(&spec);
         let walked = walked_gradients(&decoder, &learners);
         with_pass(&decoder, &learners, None, |pass| {
-            let mut factors: Vec<Vec<_>> = Vec::new();
-            for half in all_factors(&decoder.halves, pass) {
-                factors.push(half.into_iter().map(|f| f.watched().expect("a leaf")).collect());
-            }
-            let tape = whole(&decoder.halves, pass, &factors).backward().expect("backward");
+            let halves = all_learned(&decoder.halves, pass).into_iter();
+            let halves: Vec<_> = halves.map(|half| half.watched().expect("leaves")).collect();
+            let tape = whole(&decoder.halves, pass, &halves).backward().expect("backward");
             let mut taped: Vec<Vec<f32>> = learners.iter().map(|l| vec![0.0; l.layout.len()]).collect();
-            for Factors { adapter, parameters, a, b } in factors.iter().flatten() {
-                let (into_a, into_b) = parameters.factors_mut(&mut taped[*adapter]);
-                add(into_a, tape.get(a).expect("A is on the tape")).expect("A");
-                add(into_b, tape.get(b).expect("B is on the tape")).expect("B");
+            for (half, Learned { factors, prefixes }) in halves.iter().enumerate() {
+                for Factors { adapter, parameters, a, b } in factors {
+                    let (into_a, into_b) = parameters.factors_mut(&mut taped[*adapter]);
+                    add(into_a, tape.get(a).expect("A is on the tape")).expect("A");
+                    add(into_b, tape.get(b).expect("B is on the tape")).expect("B");
+                }
+                for Prefix { adapter, keys, values } in prefixes {
+                    let [into_keys, into_values] = learners[*adapter].layout.keys_and_values(half / 2);
+                    add(&mut taped[*adapter][into_keys], tape.get(keys).expect("on the tape")).expect("keys");
+                    add(&mut taped[*adapter][into_values], tape.get(values).expect("on the tape")).expect("values");
+                }
             }
             for (walked, taped) in walked.iter().zip(&taped) {
                 let scale = taped.iter().fold(0f32, |most, g| most.max(g.abs()));
@@ -379,6 +400,7 @@ fn own_batch() -> Batch {
         Row { tokens: &[5], position: 5, prefix: Some(1), ..continued },
         Row::new(&[3, 9, 8, 6, 18, 4]).under(Some(0)),
         Row::new(&[1, 10, 0]).under(Some(0)),
+        Row::new(&[2, 11, 5, 5, 16, 7]).under(Some(0)),
     ])
 }
 
@@ -407,7 +429,8 @@ fn every_weight_of_a_learner_of_all_of_them_has_the_gradient_of_its_difference()
             let prepared = halves.prepare(&batch, &adapters, None).expect("prepares");
             let pass =
                 Pass { batch: &batch, adapters: &adapters, segments: batch.segments(), whole: Some(0), prepared };
-            scalar(&whole(&halves, &pass, &(0..2 * spec.layers).map(|_| Vec::new()).collect::<Vec<_>>()))
+            let nothing = |_| Learned { factors: Vec::new(), prefixes: Vec::new() };
+            scalar(&whole(&halves, &pass, &(0..2 * spec.layers).map(nothing).collect::<Vec<_>>()))
         });
     }
 }

@@ -37,6 +37,36 @@ fn the_written_keys_are_exactly_those_that_clients_rely_on() {
 }
 
 #[test]
+fn a_prefix_is_written_as_peft_writes_one_and_what_does_not_fit_is_named() {
+    let spec = Spec::tiny();
+    let written: Value = serde_json::from_slice(&write(&LoraConfig::prefix(7), base(&spec))).unwrap();
+    assert_eq!(
+        written,
+        json!({
+            "peft_type": "PREFIX_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": 7, "token_dim": spec.kv_dim(),
+            "num_layers": spec.layers, "num_attention_heads": spec.kv_heads, "num_transformer_submodules": 1,
+            "prefix_projection": false, "encoder_hidden_size": null, "inference_mode": true,
+            "base_model_name_or_path": "org/Tiny", "revision": null,
+        })
+    );
+    assert_eq!(parse(&written).unwrap(), LoraConfig::prefix(7));
+    for (key, value, expected) in [
+        ("num_virtual_tokens", json!(0), "positive"),
+        ("num_virtual_tokens", Value::Null, "positive"),
+        ("prefix_projection", json!(true), "only false"),
+        ("token_dim", json!(576), "this base needs 12"),
+        ("num_layers", json!(30), "this base needs 3"),
+        ("base_model_name_or_path", json!("org/Other"), "trained on"),
+        ("something_new", json!(1), "not supported"),
+    ] {
+        let mut config = written.clone();
+        config[key] = value;
+        let error = parse(&config).unwrap_err().to_string();
+        assert!(error.contains(key) && error.contains(expected), "{key}: {error}");
+    }
+}
+
+#[test]
 fn a_configuration_reads_back_as_it_was_written() {
     let spec = Spec::tiny();
     let mut uniform = LoraConfig::uniform(3, 0.5, &[Projection::K, Projection::Up]);
