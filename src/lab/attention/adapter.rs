@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     lab::{
-        Cost, LabError, Purpose,
+        Cost, LabError, Meter, Purpose,
         synthetic::{
             symbols::BEGIN,
             work::{Stretch, train_under},
@@ -17,7 +17,6 @@ use crate::{
     train::{AdamW, Job, Loss, PassLimits, TrainRow, forward_backward, loss, optim_step},
 };
 use socius_models::{Layout, Projection};
-use std::time::Instant;
 
 /// What is adapted: the MLPs. The base's attention is as sharp as a table, and a small change of its queries or keys is a large one of
 /// what it finds: with all linears at 1e-2, 16 facts were not learned in 512 steps (77 of 80 questions, one run).
@@ -61,7 +60,7 @@ fn next_token(bench: &mut Bench<'_, '_>, rank: usize, steps: usize) -> Result<()
     let steps = (trained / read.max(1)).clamp(1, bench.config.adapter.steps_max);
     let layout = Layout::uniform(bench.reader.spec(), &ADAPTED, rank, 2.0);
     let mut study = Study::of_adapters(bench, layout, (&rows, course(bench)), "next-token");
-    let begun = Instant::now();
+    let meter = Meter::begin();
     let settings = AdamW { lr: bench.config.adapter.lr, ..AdamW::default() };
     let (mut tokens, mut flops) = (0, 0.0);
     for _ in 0..steps {
@@ -90,7 +89,7 @@ fn next_token(bench: &mut Bench<'_, '_>, rank: usize, steps: usize) -> Result<()
         }
         study.steps += 1;
     }
-    study.cost += Cost { seconds: begun.elapsed().as_secs_f64(), ..Cost::of(Purpose::Trained, tokens, flops) };
+    study.cost += meter.cost(Purpose::Trained, tokens, flops);
     study.record(bench, "next token", &Cost::default())?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use super::found::{Answers, Bench, timed};
 use crate::{
     common::{Rng, Seed},
     lab::{
-        Cost, LabError, Purpose,
+        Cost, LabError, Meter, Purpose,
         synthetic::{
             Question, best, recall,
             symbols::BEGIN,
@@ -17,7 +17,7 @@ use crate::{
 };
 use candle_core::Device;
 use socius_models::{Adapter, Dtype, InitialSource, Layout, Model, Spec};
-use std::{collections::BTreeMap, time::Instant};
+use std::collections::BTreeMap;
 
 /// Symbols of a teacher's distribution that are kept.
 const TEACHER_KEPT: usize = 8;
@@ -82,7 +82,7 @@ pub(super) struct Study<'r> {
 }
 
 /// Rows in an order that is shuffled whenever all were seen.
-pub(super) struct Draw {
+pub(in crate::lab) struct Draw {
     order: Vec<usize>,
     at: usize,
     rng: Rng,
@@ -90,12 +90,12 @@ pub(super) struct Draw {
 
 impl Draw {
     /// Over `count` rows.
-    pub(super) fn new(count: usize, rng: Rng) -> Self {
+    pub(in crate::lab) fn new(count: usize, rng: Rng) -> Self {
         Self { order: (0..count).collect(), at: count, rng }
     }
 
     /// The next rows: `batch` of them, or all if there are fewer.
-    pub(super) fn take(&mut self, batch: usize) -> Vec<usize> {
+    pub(in crate::lab) fn take(&mut self, batch: usize) -> Vec<usize> {
         let count = self.order.len();
         (0..batch.min(count))
             .map(|_| {
@@ -179,7 +179,7 @@ impl<'r> Study<'r> {
     }
 
     fn train(&mut self, bench: &Bench<'_, '_>, until: usize) -> Result<(), LabError> {
-        let begun = Instant::now();
+        let meter = Meter::begin();
         let settings = AdamW { lr: self.course.lr, ..AdamW::default() };
         let distil: &Loss<'_> = &loss::distillation;
         let model = self.own.as_ref().unwrap_or(bench.reader.model());
@@ -210,7 +210,7 @@ impl<'r> Study<'r> {
             }
             self.steps += 1;
         }
-        self.cost += Cost { seconds: begun.elapsed().as_secs_f64(), ..Cost::of(Purpose::Trained, tokens, flops) };
+        self.cost += meter.cost(Purpose::Trained, tokens, flops);
         Ok(())
     }
 
