@@ -127,7 +127,7 @@ fn a_run_that_is_killed_goes_on_where_it_was_and_ends_in_a_complete_report() {
         "B1 LoRA",
         "B2 from scratch",
         "B3 prefix",
-        "Left out",
+        "Operations, counted twice",
     ] {
         assert!(page.contains(words), "{words}");
     }
@@ -136,6 +136,10 @@ fn a_run_that_is_killed_goes_on_where_it_was_and_ends_in_a_complete_report() {
     }
     let svg = fs::read_to_string(report.join("figure-01.svg")).unwrap();
     assert!(svg.starts_with("<svg xmlns=") && svg.trim_end().ends_with("</svg>"));
+    let png = fs::read(report.join("figure-01.png")).unwrap();
+    assert!(png.starts_with(b"\x89PNG") && png.len() > 1000);
+    let parquet = fs::read(report.join("measurements.parquet")).unwrap();
+    assert!(parquet.starts_with(b"PAR1") && parquet.ends_with(b"PAR1"));
     let csv = fs::read_to_string(report.join("measurements.csv")).unwrap();
     let columns = csv.lines().next().unwrap().split(',').count();
     assert!(columns > 20 && csv.lines().count() > 20, "a row a measurement");

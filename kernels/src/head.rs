@@ -7,6 +7,7 @@
 //! A row's sums over the vocabulary V run in sixteen lanes, then by halves. With logits within δ and u = 2⁻²⁴,
 //! `|logsumexp − exact| ≤ δ + (V/16 + 8)u + 2⁻²¹ + 2u·max|z|`, a logprob adds δ, and H is within the spread of z times that.
 
+use crate::counts::Operation;
 use crate::linear::{self, Output, PackedLinear, WeightGradient, Write};
 use crate::scratch;
 use crate::simd::{self, Kernel, LANES, Simd, Variant};
@@ -39,7 +40,7 @@ pub struct Coefficients<'a> {
 /// Logits of every row: `[rows, vocab]` from `hidden`, `[rows, width]`.
 pub fn logits(head: &PackedLinear, hidden: &[f32], logits: &mut [f32]) {
     let rows = hidden.len() / head.inputs();
-    linear::forward(hidden, rows, &mut [Output { weight: head, y: logits }], Write::Set);
+    linear::forward_for(Operation::Head, hidden, rows, &mut [Output { weight: head, y: logits }], Write::Set);
 }
 
 /// `(Σ q log p, entropy)` of every target in nats. With `by_hidden`, `[rows, width]`, every row must have one target, and its
@@ -70,7 +71,7 @@ pub fn scores(
                 row_gradient(logits, stats, std::slice::from_ref(target), &[1.0], 0.0);
             });
             let d = &mut by_hidden[first * width..][..targets.len() * width];
-            linear::backward_input(&[(head, logits)], targets.len(), d, Write::Set);
+            linear::backward_input_for(Operation::Head, &[(head, logits)], targets.len(), d, Write::Set);
         }
     });
     scores
@@ -103,10 +104,11 @@ pub fn backward(
         });
         done += targets.len();
         let d = &mut d_hidden[first * width..(first + rows) * width];
-        linear::backward_input(&[(head, logits)], rows, d, Write::Set);
+        linear::backward_input_for(Operation::Head, &[(head, logits)], rows, d, Write::Set);
         if let Some(into) = d_head.as_deref_mut() {
             let x = &hidden[first * width..(first + rows) * width];
-            linear::add_weight_gradients(rows, &mut [WeightGradient { x, dy: logits, into }]);
+            let gradient = WeightGradient { x, dy: logits, into };
+            linear::add_weight_gradients_for(Operation::Head, rows, &mut [gradient]);
         }
     });
 }

@@ -9,6 +9,7 @@
 //! Shapes that do not fit are the caller's bug and panic.
 
 pub mod attention;
+pub mod counts;
 mod elementwise;
 mod gemm;
 pub mod head;

@@ -4,7 +4,7 @@ use super::{Terminal, flags, text};
 use crate::{
     agent::Budget,
     common::{Home, Progress, Report, Silent},
-    lab::{self, Experiment, LabError, Limits, Manifest, Processes, Progressed, Size, Told},
+    lab::{self, Experiment, LabError, Limits, Manifest, Processes, Progressed, Size, Told, Written},
 };
 use anyhow::Context;
 use clap::Subcommand;
@@ -180,8 +180,7 @@ fn run_cells(args: &RunArgs, terminal: &mut Terminal) -> anyhow::Result<Value> {
     if failed > 0 {
         terminal.line("what failed is measured again with --retry")?;
     }
-    let page = lab::report(std::slice::from_ref(&folder), None)?;
-    terminal.line(format!("report: {}", page.display()))?;
+    let page = written(lab::report(std::slice::from_ref(&folder), None)?, terminal)?;
     Ok(json!({
         "experiment": experiment.name(),
         "folder": folder,
@@ -208,9 +207,15 @@ fn report(runs: &[PathBuf], out: Option<&Path>, terminal: &mut Terminal) -> anyh
     let lab = Home::from_env()?.lab();
     let folder = |run: &PathBuf| if run.join("manifest.json").exists() { run.clone() } else { lab.join(run) };
     let folders: Vec<PathBuf> = runs.iter().map(folder).collect();
-    let page = lab::report(&folders, out)?;
-    terminal.line(format!("report: {}", page.display()))?;
+    let page = written(lab::report(&folders, out)?, terminal)?;
     Ok(json!({ "report": page }))
+}
+
+/// Says where a report is, and what is to be known of it.
+fn written(Written { page, notes }: Written, terminal: &mut Terminal) -> anyhow::Result<PathBuf> {
+    terminal.line(format!("report: {}", page.display()))?;
+    notes.iter().try_for_each(|note| terminal.line(note))?;
+    Ok(page)
 }
 
 /// Whether the user asked for an end, to a cell that tells its progress in JSON.

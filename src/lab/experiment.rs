@@ -1,8 +1,8 @@
-//! What an experiment is, and which there are. A new one is a type that implements [`Experiment`] and a line in [`experiments`].
+//! What an experiment is, and which there are. A new one is a type that implements [`Grid`] and a line in [`experiments`].
 
-use super::{Artifact, Cell, Desk, LabError, Run, attention::AttentionVsCompression, bandwidth::Bandwidth};
+use super::{Artifact, Cell, Desk, LabError, Run, attention::AttentionVsCompression, bandwidth::Bandwidth, mqar::Mqar};
 use crate::report::Page;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 
 /// How much of an experiment is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,9 +61,84 @@ pub trait Experiment: Sync {
     fn report(&self, runs: &[Run], page: &mut Page);
 }
 
+/// An experiment whose configuration and cells have types of their own; each is an [`Experiment`].
+pub trait Grid: Sync {
+    /// What the TOML says.
+    type Config: DeserializeOwned;
+    /// What distinguishes a cell.
+    type Point: Serialize + DeserializeOwned;
+    /// See [`Experiment::name`].
+    const NAME: &'static str;
+    /// See [`Experiment::summary`].
+    const SUMMARY: &'static str;
+    /// The quick and the full configuration.
+    const CONFIGS: [&'static str; 2];
+
+    /// Whether a configuration describes a run.
+    ///
+    /// # Errors
+    /// If it does not, with what would.
+    fn check(config: &Self::Config) -> Result<(), LabError>;
+
+    /// The points in the order in which they are measured, each with what it is expected to take, in any unit.
+    fn points(config: &Self::Config) -> Vec<(Self::Point, f64)>;
+
+    /// See [`Plan::seeds`].
+    fn seeds(config: &Self::Config) -> Vec<u64>;
+
+    /// See [`Plan::model`].
+    fn model(_: &Self::Config) -> Option<String> {
+        None
+    }
+
+    /// See [`Experiment::measure`].
+    ///
+    /// # Errors
+    /// Whatever keeps the point from being measured.
+    fn measure(config: &Self::Config, point: Self::Point, desk: &mut Desk<'_>) -> Result<(), LabError>;
+
+    /// See [`Experiment::report`].
+    fn report(runs: &[Run], page: &mut Page);
+}
+
+/// A checked configuration.
+fn checked<G: Grid>(config: &str) -> Result<G::Config, LabError> {
+    let config = parse_config(config)?;
+    G::check(&config)?;
+    Ok(config)
+}
+
+impl<G: Grid> Experiment for G {
+    fn name(&self) -> &'static str {
+        G::NAME
+    }
+
+    fn summary(&self) -> &'static str {
+        G::SUMMARY
+    }
+
+    fn config(&self, size: Size) -> &'static str {
+        G::CONFIGS[size as usize]
+    }
+
+    fn plan(&self, config: &str) -> Result<Plan, LabError> {
+        let config = checked::<G>(config)?;
+        let cells = G::points(&config).into_iter().map(|(point, weight)| (Cell::of(&point), weight)).collect();
+        Ok(Plan { cells, seeds: G::seeds(&config), model: G::model(&config) })
+    }
+
+    fn measure(&self, config: &str, cell: &Cell, desk: &mut Desk<'_>) -> Result<(), LabError> {
+        G::measure(&checked::<G>(config)?, cell.read()?, desk)
+    }
+
+    fn report(&self, runs: &[Run], page: &mut Page) {
+        G::report(runs, page);
+    }
+}
+
 /// All experiments, in the order in which they are listed.
 pub fn experiments() -> &'static [&'static dyn Experiment] {
-    &[&AttentionVsCompression, &Bandwidth, &Artifact]
+    &[&AttentionVsCompression, &Bandwidth, &Artifact, &Mqar]
 }
 
 /// The experiment of that name.

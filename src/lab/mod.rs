@@ -9,34 +9,37 @@
 //!   manifest.json         configuration with its digest, seeds, model and tokenizer, machine, version
 //!   measurements.jsonl    a line a measurement as it is taken, and one when its cell is finished or has failed
 //!   shared/               what cells make for later cells (a base that all arms share)
-//!   report/               index.html, a plot each as SVG, measurements.csv
+//!   report/               index.html, a plot each as SVG and PNG, measurements as CSV and Parquet
 //! ```
 //!
 //! Running the same configuration again goes on where it stopped: finished cells are skipped, and what an unfinished cell had
 //! measured is measured again.
 
-mod artifact;
+pub mod artifact;
 pub mod attention;
 pub mod bandwidth;
 mod cell;
 mod cost;
+mod counted;
 mod error;
 mod experiment;
 mod launch;
 mod manifest;
+pub mod mqar;
 mod records;
 mod report;
 mod run;
 pub mod stats;
 pub mod synthetic;
+mod table;
 
 pub use artifact::Artifact;
 pub use cell::{Cell, Desk, Told};
-pub use cost::{Cost, Purpose};
+pub use cost::{Cost, Meter, Purpose};
 pub use error::LabError;
-pub use experiment::{Experiment, Plan, Size, experiments, find, parse_config};
+pub use experiment::{Experiment, Grid, Plan, Size, experiments, find, parse_config};
 pub use launch::{Launch, Processes};
 pub use manifest::{Machine, Manifest};
 pub use records::{Finished, Line, Measurement, Records};
-pub use report::report;
+pub use report::{Written, report};
 pub use run::{Limits, Progressed, Run, measure_cell, run};

@@ -1,24 +1,30 @@
 //! A run's folder as a page that is read without the code, and its measurements as tables that other programs read. Never knows what an
 //! experiment asks: it writes the page that the experiment fills.
 
-use super::{LabError, Run, find};
+use super::{LabError, Run, counted, find, table::Flat};
 use crate::{
     common::write_atomic,
-    report::{Page, Table},
+    report::{Page, Painter, Table},
 };
-use serde_json::Value;
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
 
-/// Writes the report of one run, or of two beside each other, into `out` (`report` in the first run's folder without), and
-/// says where the page is.
+/// A report that has been written.
+pub struct Written {
+    /// The page.
+    pub page: PathBuf,
+    /// What whoever reads it should know of how it was written.
+    pub notes: Vec<String>,
+}
+
+/// Writes the report of one run, or of two beside each other, into `out` (`report` in the first run's folder without): the page, every
+/// figure as SVG and PNG, the measurements as CSV and Parquet.
 ///
 /// # Errors
 /// If a folder holds no run, the two are of different experiments, or `out` cannot be written.
-pub fn report(folders: &[PathBuf], out: Option<&Path>) -> Result<PathBuf, LabError> {
+pub fn report(folders: &[PathBuf], out: Option<&Path>) -> Result<Written, LabError> {
     let runs = folders.iter().map(|folder| Run::read(folder)).collect::<Result<Vec<_>, _>>()?;
     let experiment = find(&runs[0].manifest.experiment)?;
     if let Some(other) = runs.iter().find(|run| run.manifest.experiment != experiment.name()) {
@@ -30,66 +36,32 @@ pub fn report(folders: &[PathBuf], out: Option<&Path>) -> Result<PathBuf, LabErr
     let mut page = Page::new(&format!("{}: {}", experiment.name(), experiment.summary()));
     caution(&runs, &mut page);
     experiment.report(&runs, &mut page);
+    counted::section(&runs, &mut page);
     again(&runs, &mut page);
-    for (i, figure) in page.figures().iter().enumerate() {
-        let path = out.join(format!("figure-{:02}.svg", i + 1));
-        write_atomic(&path, figure.as_bytes()).map_err(LabError::file(&path))?;
-    }
-    let path = out.join("measurements.csv");
-    write_atomic(&path, csv(&runs).as_bytes()).map_err(LabError::file(&path))?;
-    let path = out.join("index.html");
-    write_atomic(&path, page.finish().as_bytes()).map_err(LabError::file(&path))?;
-    Ok(path)
-}
-
-/// A row a measurement: run, cell, values and cost, each name once in the head. What is nested has its names joined by dots.
-fn csv(runs: &[Run]) -> String {
-    let mut head: Vec<String> = Vec::new();
-    let mut rows: Vec<BTreeMap<String, String>> = Vec::new();
-    for run in runs {
-        for measurement in run.measurements() {
-            let mut row = BTreeMap::new();
-            let name = run.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let cost = serde_json::to_value(&measurement.cost).expect("a cost is plain data");
-            let parts = [
-                ("run", Value::String(name)),
-                ("cell", Value::Object(measurement.cell.parameters().clone())),
-                ("found", Value::Object(measurement.values.clone())),
-                ("cost", cost),
-            ];
-            parts.iter().for_each(|(name, value)| flatten(name, value, &mut head, &mut row));
-            rows.push(row);
-        }
-    }
-    let quoted = |text: &str| {
-        if text.contains(['"', ',', '\n']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+    let write = |name: &str, bytes: &[u8]| {
+        let path = out.join(name);
+        write_atomic(&path, bytes).map_err(LabError::file(&path))
     };
-    let line = |cells: &mut dyn Iterator<Item = String>| cells.collect::<Vec<_>>().join(",") + "\n";
-    let mut text = line(&mut head.iter().map(|name| quoted(name)));
-    for row in rows {
-        text += &line(&mut head.iter().map(|name| row.get(name).map(|value| quoted(value)).unwrap_or_default()));
+    let painter = Painter::new();
+    for (i, figure) in page.figures().iter().enumerate() {
+        let name = format!("figure-{:02}", i + 1);
+        write(&format!("{name}.svg"), figure.as_bytes())?;
+        let painted =
+            painter.png(figure).map_err(|error| LabError::File { path: out.join(&name), what: error.to_string() })?;
+        write(&format!("{name}.png"), &painted)?;
     }
-    text
+    let table = Flat::of(&runs);
+    write("measurements.csv", table.csv().as_bytes())?;
+    let packed = table.parquet();
+    let path = out.join("measurements.parquet");
+    write("measurements.parquet", &packed.map_err(|error| LabError::File { path, what: error.to_string() })?)?;
+    write("index.html", page.finish().as_bytes())?;
+    let notes = if painter.has_fonts() { Vec::new() } else { vec![NO_FONTS.to_owned()] };
+    Ok(Written { page: out.join("index.html"), notes })
 }
 
-fn flatten(name: &str, value: &Value, head: &mut Vec<String>, row: &mut BTreeMap<String, String>) {
-    let mut inner = |key: &str, value: &Value| flatten(&format!("{name}.{key}"), value, head, row);
-    match value {
-        Value::Object(map) => map.iter().for_each(|(key, value)| inner(key, value)),
-        Value::Array(items) => items.iter().enumerate().for_each(|(i, value)| inner(&i.to_string(), value)),
-        leaf => {
-            let text = match leaf {
-                Value::String(text) => text.clone(),
-                Value::Null => String::new(),
-                other => other.to_string(),
-            };
-            if !head.iter().any(|known| known == name) {
-                head.push(name.to_owned());
-            }
-            row.insert(name.to_owned(), text);
-        }
-    }
-}
+/// What is said where the system has no fonts.
+const NO_FONTS: &str = "no font was found on this machine, so the PNGs have no letters; the SVGs and the page have";
 
 /// What the figures may be taken for.
 fn caution(runs: &[Run], page: &mut Page) {

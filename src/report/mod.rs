@@ -16,6 +16,7 @@ mod heat;
 mod lines;
 mod loglog;
 mod page;
+mod png;
 mod svg;
 
 pub use flow::{Flow, Stream};
@@ -23,3 +24,4 @@ pub use heat::Heat;
 pub use lines::{Bars, Line, Lines};
 pub use loglog::{Curve, LogLog};
 pub use page::{Drawing, Page, Table, escape};
+pub use png::{PaintError, Painter};

@@ -2,6 +2,7 @@
 
 use super::rounded::Rounded;
 use super::{BLOCK, Entries, Heads, lines, portions, turn};
+use crate::counts::Operation;
 use crate::gemm::Gemm;
 use crate::linear::WeightType;
 use crate::scratch;
@@ -57,6 +58,13 @@ pub fn backward(
     gradients: Gradients<'_>,
 ) {
     backward_as(simd::active(), (heads, products), rows, saved, d_out, gradients);
+    let pairs = rows.iter().map(|Spans { queries, keys }| {
+        super::pairs(queries.len(), keys.iter().map(ExactSizeIterator::len).sum::<usize>())
+    });
+    // Queries, outputs, their gradients both ways; keys and values, and both their gradients added to.
+    let values = 4 * saved.q.len() + 6 * saved.k.len() + saved.logsumexp.len();
+    // The scores again, and four products with them.
+    Operation::AttentionBackward.add(10 * heads.q_width() * pairs.sum::<usize>(), values * size_of::<f32>());
 }
 
 pub(super) fn backward_as(

@@ -144,6 +144,11 @@ impl KvCache {
         }
     }
 
+    /// Bytes of one token's key and value of one head.
+    pub(super) fn token_bytes(&self) -> usize {
+        (self.key_words() + self.value_words()) * size_of::<u32>()
+    }
+
     /// Words of a head in a block.
     fn head_words(&self) -> usize {
         BLOCK * (self.key_words() + self.value_words())

@@ -2,6 +2,7 @@
 
 use super::narrow::{self, Narrow};
 use super::{BLOCK, Entries, Heads, KvCache, Lines, Portion, portions, turn};
+use crate::counts::Operation;
 use crate::gemm::Gemm;
 use crate::linear::WeightType;
 use crate::scratch;
@@ -43,6 +44,14 @@ impl Keys<'_> {
             }
         }
     }
+
+    /// Bytes of its keys and values.
+    fn bytes(&self, heads: Heads) -> usize {
+        match self {
+            Self::Plain { k, v } => size_of_val(*k) + size_of_val(*v),
+            Self::Cached(cache, len) => len * heads.kv * cache.token_bytes(),
+        }
+    }
 }
 
 /// One row's queries and what they attend to.
@@ -57,7 +66,16 @@ pub struct Row<'a> {
 /// `out = softmax(scale · q kᵀ) v` for every row; `q` and `out` are `[tokens, heads · dim]`. With `logsumexp`
 /// (`[tokens, heads]`) also the logarithm of the softmax's denominator, for [`super::backward`].
 pub fn forward(heads: Heads, q: &[f32], rows: &[Row<'_>], out: &mut [f32], logsumexp: Option<&mut [f32]>) {
+    let scalars = logsumexp.as_ref().map_or(0, |of| of.len());
     forward_as(simd::active(), heads, q, rows, out, logsumexp);
+    let (mut pairs, mut read) = (0, 0);
+    for Row { queries, keys } in rows {
+        let len = keys.iter().map(|keys| keys.len(heads)).sum();
+        pairs += super::pairs(queries.len(), len);
+        read += keys.iter().map(|keys| keys.bytes(heads)).sum::<usize>();
+    }
+    // Scores, and their product with the values.
+    Operation::Attention.add(4 * heads.q_width() * pairs, read + (q.len() + out.len() + scalars) * size_of::<f32>());
 }
 
 pub(super) fn forward_as(

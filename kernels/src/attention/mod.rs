@@ -63,6 +63,11 @@ impl Heads {
     }
 }
 
+/// Pairs of a query and a key that it sees, of the last `queries` of `len` tokens.
+fn pairs(queries: usize, len: usize) -> usize {
+    queries * (len - queries) + queries * (queries + 1) / 2
+}
+
 /// Which queries of a row run under one key/value head: entries are its query heads inside its tokens.
 #[derive(Clone, Copy)]
 struct Entries {

@@ -4,6 +4,7 @@
 //! holds, so cutting the rows into several calls does not change a bit. Rounding of weights and inputs counts as the identity.
 //! Error: `2(rows+2)·2⁻²⁴·(|dW₀| + Σ|dy||x|)`.
 
+use crate::counts::Operation;
 use crate::gemm::Gemm;
 use crate::simd::{self, Kernel, Shared, Simd, Variant};
 use rayon::prelude::*;
@@ -27,7 +28,15 @@ pub struct WeightGradient<'a> {
 
 /// `dW += dyᵀ·x` of every linear of `gradients`, over the same number of rows.
 pub fn add_weight_gradients(rows: usize, gradients: &mut [WeightGradient<'_>]) {
+    add_weight_gradients_for(Operation::WeightGradient, rows, gradients);
+}
+
+/// [`add_weight_gradients`], counted as `operation`.
+pub(crate) fn add_weight_gradients_for(operation: Operation, rows: usize, gradients: &mut [WeightGradient<'_>]) {
     add_as(simd::active(), rows, gradients);
+    for WeightGradient { x, dy, into } in gradients {
+        operation.add(2 * rows * into.len(), (x.len() + dy.len() + 2 * into.len()) * size_of::<f32>());
+    }
 }
 
 /// Some outputs and inputs of one gradient.

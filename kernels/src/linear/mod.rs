@@ -24,6 +24,7 @@ mod reference;
 mod slab;
 pub(crate) mod tile;
 
+pub(crate) use gradient::add_weight_gradients_for;
 pub use gradient::{WeightGradient, add_weight_gradients};
 pub(crate) use multiply::{Job, Operand, Product, Stream, run, run_streams, with_operands};
 pub(crate) use packed::{Packed, Shape};
@@ -31,6 +32,7 @@ pub use reference::reference;
 pub(crate) use slab::Slab;
 pub(crate) use tile::pair;
 
+use crate::counts::Operation;
 use crate::quantised::{self, Quantised};
 use crate::simd::{self, LANES, Variant};
 use std::sync::OnceLock;
@@ -55,6 +57,16 @@ pub enum Write {
     Set,
     /// `y += …`, the old value being added last.
     Add,
+}
+
+impl Write {
+    /// How often an element of the output passes: written, and if there is an old value read.
+    pub(crate) fn touches(self) -> usize {
+        match self {
+            Self::Set => 1,
+            Self::Add => 2,
+        }
+    }
 }
 
 /// A frozen `[out, in]` weight, packed once.
@@ -109,6 +121,14 @@ impl PackedLinear {
         match &self.forward {
             Form::Packed(packed) => packed.inputs,
             Form::Quantised(weight) => weight.inputs(),
+        }
+    }
+
+    /// Bytes that the forward pass reads of it.
+    pub(crate) fn bytes(&self) -> usize {
+        match &self.forward {
+            Form::Packed(packed) => packed.bytes(),
+            Form::Quantised(weight) => weight.bytes(),
         }
     }
 
@@ -174,12 +194,49 @@ pub struct Output<'a> {
 /// `y = x·Wᵀ` (or `+=`) for every linear of `outputs`; `x` is `[rows, in]`. Sharing a call shares the rounding of `x` and the
 /// threads.
 pub fn forward(x: &[f32], rows: usize, outputs: &mut [Output<'_>], write: Write) {
+    forward_for(Operation::Linear, x, rows, outputs, write);
+}
+
+/// [`forward`], counted as `operation`.
+pub(crate) fn forward_for(operation: Operation, x: &[f32], rows: usize, outputs: &mut [Output<'_>], write: Write) {
     forward_as(simd::active(), x, rows, outputs, write);
+    let written = outputs.iter().map(|output| output.y.len()).sum::<usize>();
+    let weights = outputs.iter().map(|output| (output.weight, output.weight.bytes()));
+    count(operation, rows, weights, x.len() + write.touches() * written);
 }
 
 /// `dx = Σ dy·W` (or `+=`) over `gradients`, each `(weight, dy: [rows, out])`, added in that order; `dx` is `[rows, in]`.
 pub fn backward_input(gradients: &[(&PackedLinear, &[f32])], rows: usize, dx: &mut [f32], write: Write) {
+    backward_input_for(Operation::Linear, gradients, rows, dx, write);
+}
+
+/// [`backward_input`], counted as `operation`.
+pub(crate) fn backward_input_for(
+    operation: Operation,
+    gradients: &[(&PackedLinear, &[f32])],
+    rows: usize,
+    dx: &mut [f32],
+    write: Write,
+) {
     backward_input_as(simd::active(), gradients, rows, dx, write);
+    let read = gradients.iter().map(|(_, dy)| dy.len()).sum::<usize>();
+    let weights = gradients.iter().map(|&(weight, _)| (weight, weight.transposed().bytes()));
+    count(operation, rows, weights, read + write.touches() * dx.len());
+}
+
+/// Counts a call: products of `rows` rows with weights, each with the bytes that are read of it, and `values` f32 beside them.
+pub(crate) fn count<'a>(
+    operation: Operation,
+    rows: usize,
+    weights: impl Iterator<Item = (&'a PackedLinear, usize)>,
+    values: usize,
+) {
+    let (mut flops, mut bytes) = (0, values * size_of::<f32>());
+    for (weight, read) in weights {
+        flops += 2 * rows * weight.inputs() * weight.outputs();
+        bytes += read;
+    }
+    operation.add(flops, bytes);
 }
 
 fn forward_as(variant: Variant, x: &[f32], rows: usize, outputs: &mut [Output<'_>], write: Write) {

@@ -100,6 +100,11 @@ impl Packed {
         PANEL * shape.steps() * size_of::<u32>()
     }
 
+    /// Bytes of its panels.
+    pub(crate) fn bytes(&self) -> usize {
+        Shape { outputs: self.outputs, inputs: self.inputs, kept: self.kept() }.words() * size_of::<u32>()
+    }
+
     pub(super) fn kept(&self) -> WeightType {
         match self.panels {
             Panels::Bf16(_) => WeightType::Bf16,

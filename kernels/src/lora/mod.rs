@@ -15,6 +15,7 @@
 //! rank, out or the number of tokens; in chains the bounds add. In bf16 each rounded operand of a chain adds 2⁻⁸ of it: 4 in
 //! `y` (x, A, h, B) and in `dx`, 2 in the factors' gradients.
 
+mod counting;
 mod factors;
 mod gradient;
 mod stream;
@@ -83,23 +84,32 @@ pub struct Through<'a> {
 /// Every linear's output of `x`, `[rows, in]`.
 pub fn forward(x: &[f32], rows: usize, outputs: &mut [Output<'_>], write: Write) {
     forward_as(simd::active(), x, rows, outputs, write);
+    let written = outputs.iter().map(|output| output.y.len()).sum::<usize>();
+    counting::forward(outputs.iter().map(|output| &output.linear), rows, x.len() + write.touches() * written);
 }
 
 /// Sets `dx`, `[rows, in]`, to the gradient of the linears' input `x`, and adds to the adapters' gradients.
 pub fn backward(x: &[f32], rows: usize, through: &mut [Through<'_>], dx: &mut [f32]) {
     backward_as(simd::active(), x, rows, through, dx);
+    let read = through.iter().map(|through| through.dy.len()).sum::<usize>();
+    counting::backward_input(through.iter().map(|through| &through.linear), rows, read + dx.len());
+    counting::add_gradients(through.iter().map(|through| &through.linear));
 }
 
 /// The first half of [`backward`], for rows of a pass that may be taken in parts: sets `dx`, `[rows, in]`, from each linear's
 /// `dy`, `[rows, out]`. Returns what [`add_gradients`] needs of these rows.
 pub fn backward_input(x: &[f32], rows: usize, through: &[(&Linear<'_>, &[f32])], dx: &mut [f32]) -> Low {
-    backward_input_as(simd::active(), x, rows, through, dx)
+    let low = backward_input_as(simd::active(), x, rows, through, dx);
+    let read = through.iter().map(|(_, dy)| dy.len()).sum::<usize>();
+    counting::backward_input(through.iter().map(|&(linear, _)| linear), rows, read + dx.len());
+    low
 }
 
 /// The second half: adds to the adapters' gradients over all rows of a pass. `parts` are its parts in order, each with its first
 /// row; every linear of a part lists the adapters that `through` lists, whether or not they have rows in it.
 pub fn add_gradients(x: &[f32], rows: usize, parts: &[(usize, Low)], through: &mut [Through<'_>]) {
     add_gradients_as(simd::active(), x, rows, parts, through);
+    counting::add_gradients(through.iter().map(|through| &through.linear));
 }
 
 /// Low-rank values of some rows, from which their adapters' gradients are made.

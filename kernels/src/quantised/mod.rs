@@ -27,6 +27,7 @@ mod x86;
 
 pub use format::Format;
 
+use crate::counts::Operation;
 use crate::linear::Write;
 use crate::scratch;
 use crate::simd::{self, LANES, Shared, Variant};
@@ -109,6 +110,12 @@ impl Quantised {
 /// the rounding of `x` and the threads.
 pub fn forward(x: &[f32], rows: usize, outputs: &mut [(&Quantised, &mut [f32])], write: Write) {
     forward_as(simd::active(), x, rows, outputs, write);
+    let (mut flops, mut bytes) = (0, size_of_val(x));
+    for (weight, y) in outputs {
+        flops += 2 * rows * weight.inputs * weight.outputs;
+        bytes += weight.bytes() + write.touches() * size_of_val(&**y);
+    }
+    Operation::Linear.add(flops, bytes);
 }
 
 pub(crate) fn forward_as(

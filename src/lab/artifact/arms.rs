@@ -6,7 +6,7 @@ use crate::{
     common::{Phase, Report, Seed},
     envs::{self, Environment, Item, Query, Split},
     episode::{Episode, Turn},
-    lab::{Cost, Desk, LabError, Purpose},
+    lab::{Cost, Desk, LabError, Meter, Purpose},
     lora::{ActiveAdapter, LoraConfig, init},
     train::{
         AdamW, Decay, Job, Label, Learner, Loss, Schedule, TrainRow, forward_backward, leave_one_out, loss, optim_step,
@@ -15,7 +15,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use socius_models::{DeviceChoice, Dtype, Projection};
-use std::{fs, path::PathBuf, sync::Arc, time::Instant};
+use std::{fs, path::PathBuf, sync::Arc};
 
 /// Reward from which a trace is a success.
 const SUCCESS: f32 = 0.999;
@@ -147,7 +147,7 @@ impl<'a> Work<'a> {
                 judge.look(self.point, share, &self.active(), desk)?;
                 continue;
             }
-            let begun = Instant::now();
+            let meter = Meter::begin();
             let lesson = match self.point.arm {
                 Arm::Traces => self.learn_traces(&traces, |_| true)?,
                 Arm::Successes => self.learn_traces(&traces, |episode| episode.reward >= SUCCESS)?,
@@ -156,7 +156,7 @@ impl<'a> Work<'a> {
             };
             let reward = lesson.reward.map_or_else(String::new, |reward| format!("reward {reward:.2}"));
             self.take(lesson, share)?;
-            self.spent.cost.seconds += begun.elapsed().as_secs_f64();
+            self.spent.cost += meter.taken();
             desk.step((share * 100.0) as u64, 100, reward)?;
         }
     }

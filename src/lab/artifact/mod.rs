@@ -9,7 +9,7 @@ mod arms;
 mod judge;
 mod report;
 
-use super::{Cell, Desk, Experiment, LabError, Plan, Run, Size, parse_config};
+use super::{Desk, Grid, LabError, Run};
 use crate::report::Page;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ pub struct Artifact;
 /// Its settings.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Config {
+pub struct Config {
     model: String,
     environments: Vec<String>,
     /// Environments that nobody trains in.
@@ -73,7 +73,7 @@ impl Arm {
 
 /// A point of the grid.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Point {
+pub struct Point {
     seed: u64,
     arm: Arm,
     /// Of a subagent.
@@ -81,90 +81,93 @@ struct Point {
     env: Option<String>,
 }
 
-impl Experiment for Artifact {
-    fn name(&self) -> &'static str {
-        "artifact"
+impl Grid for Artifact {
+    type Config = Config;
+    type Point = Point;
+    const NAME: &'static str = "artifact";
+    const SUMMARY: &'static str = "a subagent's own adapter, or one model trained on its traces?";
+    const CONFIGS: [&'static str; 2] = [include_str!("quick.toml"), include_str!("full.toml")];
+
+    fn check(config: &Config) -> Result<(), LabError> {
+        config.check()
     }
 
-    fn summary(&self) -> &'static str {
-        "a subagent's own adapter, or one model trained on its traces?"
-    }
-
-    fn config(&self, size: Size) -> &'static str {
-        match size {
-            Size::Quick => include_str!("quick.toml"),
-            Size::Full => include_str!("full.toml"),
-        }
-    }
-
-    fn plan(&self, config: &str) -> Result<Plan, LabError> {
-        let config = Config::read(config)?;
+    fn points(config: &Config) -> Vec<(Point, f64)> {
         let n = config.environments.len() as f64;
-        let mut cells = Vec::new();
+        let mut points = Vec::new();
         for &seed in &config.seeds {
-            let point = |arm, env| Cell::of(&Point { seed, arm, env });
+            let point = |arm, env| Point { seed, arm, env };
             if seed == config.seeds[0] {
-                cells.push((point(Arm::Base, None), 0.5));
+                points.push((point(Arm::Base, None), 0.5));
             }
-            cells.extend(config.environments.iter().map(|env| (point(Arm::Subagent, Some(env.clone())), 1.0)));
-            cells.extend(Arm::ONE_FOR_ALL.map(|arm| (point(arm, None), n)));
+            points.extend(config.environments.iter().map(|env| (point(Arm::Subagent, Some(env.clone())), 1.0)));
+            points.extend(Arm::ONE_FOR_ALL.map(|arm| (point(arm, None), n)));
         }
-        Ok(Plan { cells, seeds: config.seeds, model: Some(config.model) })
+        points
     }
 
-    fn measure(&self, config: &str, cell: &Cell, desk: &mut Desk<'_>) -> Result<(), LabError> {
-        arms::measure(&Config::read(config)?, &cell.read()?, desk)
+    fn seeds(config: &Config) -> Vec<u64> {
+        config.seeds.clone()
     }
 
-    fn report(&self, runs: &[Run], page: &mut Page) {
+    fn model(config: &Config) -> Option<String> {
+        Some(config.model.clone())
+    }
+
+    fn measure(config: &Config, point: Point, desk: &mut Desk<'_>) -> Result<(), LabError> {
+        arms::measure(config, &point, desk)
+    }
+
+    fn report(runs: &[Run], page: &mut Page) {
         report::report(runs, page);
     }
 }
 
 impl Config {
-    fn read(text: &str) -> Result<Self, LabError> {
-        let config: Self = parse_config(text)?;
+    fn check(&self) -> Result<(), LabError> {
         let wrong = |what: &str| Err(LabError::Config(what.to_owned()));
-        let counts = [config.steps, config.items, config.rank, config.checkpoints, config.test_items];
-        if config.environments.is_empty() || config.seeds.is_empty() {
+        let counts = [self.steps, self.items, self.rank, self.checkpoints, self.test_items];
+        if self.environments.is_empty() || self.seeds.is_empty() {
             return wrong("environments and seeds name at least one each");
         }
-        if counts.contains(&0) || config.validation_items == 0 || config.text_tokens < 2 {
+        if counts.contains(&0) || self.validation_items == 0 || self.text_tokens < 2 {
             return wrong(
                 "steps, items, rank, checkpoints and numbers of items are at least 1, text_tokens at least 2",
             );
         }
-        if config.samples < 2 {
+        if self.samples < 2 {
             return wrong("samples: at least 2, for a reward is compared with those of the other samples");
         }
-        let mut names: Vec<&String> = config.environments.iter().chain(&config.bystanders).collect();
+        let mut names: Vec<&String> = self.environments.iter().chain(&self.bystanders).collect();
         names.sort();
         names.dedup();
-        if names.len() < config.environments.len() + config.bystanders.len() {
+        if names.len() < self.environments.len() + self.bystanders.len() {
             return wrong("every environment is named once, to be learned or to stand by");
         }
         for name in names {
             crate::envs::find(name).map_err(|error| LabError::Config(error.to_string()))?;
         }
-        Ok(config)
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::{Experiment, Size, parse_config};
 
     #[test]
     fn both_sizes_are_plans_whose_traces_come_before_who_learns_from_them() {
+        let config = |size| parse_config::<Config>(Artifact.config(size)).unwrap();
         for size in [Size::Quick, Size::Full] {
             let plan = Artifact.plan(Artifact.config(size)).unwrap();
             let points: Vec<Point> = plan.cells.iter().map(|(cell, _)| cell.read().unwrap()).collect();
             for (at, point) in points.iter().enumerate().filter(|(_, point)| Arm::ONE_FOR_ALL.contains(&point.arm)) {
                 let before = points[..at].iter().filter(|p| p.arm == Arm::Subagent && p.seed == point.seed).count();
-                assert_eq!(before, Config::read(Artifact.config(size)).unwrap().environments.len());
+                assert_eq!(before, config(size).environments.len());
             }
         }
-        let full = Config::read(Artifact.config(Size::Full)).unwrap();
+        let full = config(Size::Full);
         assert!(full.environments.len() >= 4 && full.seeds.len() >= 5);
     }
 

@@ -4,7 +4,7 @@
 use super::{Arm, Config, Point};
 use crate::{
     common::Seed,
-    lab::{Measurement, Run},
+    lab::{Measurement, Run, parse_config},
     report::{Line, Lines, Page, Table},
 };
 use serde_json::Value;
@@ -32,7 +32,7 @@ struct Found {
 
 pub(super) fn report(runs: &[Run], page: &mut Page) {
     for run in runs {
-        let Ok(config) = Config::read(&run.manifest.config) else { continue };
+        let Ok(config) = parse_config::<Config>(&run.manifest.config) else { continue };
         if runs.len() > 1 {
             page.section(&run.folder.file_name().unwrap_or_default().to_string_lossy());
         }

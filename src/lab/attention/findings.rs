@@ -244,14 +244,9 @@ fn words(crossing: Crossing, unit: &str) -> String {
 fn left_out(runs: &[Run], page: &mut Page) {
     let built = |run: &Run| parse_config::<Config>(&run.manifest.config).map(|config| config.arms).unwrap_or_default();
     let arms: BTreeSet<Arm> = runs.iter().flat_map(built).collect();
-    let missing: Vec<&str> =
-        Arm::ALL.into_iter().filter(|arm| !arms.contains(arm)).map(Arm::name).chain(NOT_BUILT).collect();
+    let missing: Vec<&str> = Arm::ALL.into_iter().filter(|arm| !arms.contains(arm)).map(Arm::name).collect();
     if !missing.is_empty() {
         page.section("Left out");
         page.text(&format!("These runs do not have: {}.", missing.join("; ")));
     }
 }
-
-/// What the protocol asks for and the experiment cannot do yet.
-const NOT_BUILT: [&str; 1] =
-    ["MQAR at Zoology's own settings (the book with N questions is its like, with keys of two symbols)"];

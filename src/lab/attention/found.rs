@@ -6,12 +6,12 @@ use crate::{
     agent::wilson,
     common::Seed,
     lab::{
-        Cost, Desk, LabError, Purpose,
+        Cost, Desk, LabError, Meter, Purpose,
         synthetic::{Context, Form, Question, Reader, Sizes},
     },
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, time::Instant};
+use std::collections::BTreeMap;
 
 /// The lower 95 % bound of recall that counts as answering.
 pub const QUALITY: f64 = 0.95;
@@ -134,12 +134,12 @@ impl<'a, 'd> Bench<'a, 'd> {
     }
 }
 
-/// Runs `work`, which says what operations and tokens it took, and adds the seconds.
+/// Runs `work`, which says what operations and tokens it took, and adds the seconds and what the kernels count.
 pub fn timed<T>(
     purpose: Purpose,
     work: impl FnOnce() -> Result<(T, u64, f64), LabError>,
 ) -> Result<(T, Cost), LabError> {
-    let begun = Instant::now();
+    let meter = Meter::begin();
     let (value, tokens, flops) = work()?;
-    Ok((value, Cost { seconds: begun.elapsed().as_secs_f64(), ..Cost::of(purpose, tokens, flops) }))
+    Ok((value, meter.cost(purpose, tokens, flops)))
 }

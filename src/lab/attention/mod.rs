@@ -15,40 +15,41 @@ mod study;
 
 pub use config::{AdapterConfig, Arm, Config, Point, PrefixConfig, ScratchConfig, SocietyConfig};
 
-use super::{Cell, Desk, Experiment, LabError, Plan, Run, Size, parse_config};
+use super::{Desk, Grid, LabError, Run};
 use crate::report::Page;
 use found::Bench;
 pub(super) use found::timed;
+pub(super) use study::Draw;
 
 /// See the module.
 pub struct AttentionVsCompression;
 
-impl Experiment for AttentionVsCompression {
-    fn name(&self) -> &'static str {
-        "attention-vs-compression"
+impl Grid for AttentionVsCompression {
+    type Config = Config;
+    type Point = Point;
+    const NAME: &'static str = "attention-vs-compression";
+    const SUMMARY: &'static str =
+        "what interaction among N items costs as attention, as joint compression, as a society and as retrieval";
+    const CONFIGS: [&'static str; 2] = [include_str!("quick.toml"), include_str!("full.toml")];
+
+    fn check(config: &Config) -> Result<(), LabError> {
+        config.check()
     }
 
-    fn summary(&self) -> &'static str {
-        "what interaction among N items costs as attention, as joint compression, as a society and as retrieval"
+    fn points(config: &Config) -> Vec<(Point, f64)> {
+        let weighed = |point: Point| {
+            let weight = point.weight();
+            (point, weight)
+        };
+        config.points().into_iter().map(weighed).collect()
     }
 
-    fn config(&self, size: Size) -> &'static str {
-        match size {
-            Size::Quick => include_str!("quick.toml"),
-            Size::Full => include_str!("full.toml"),
-        }
+    fn seeds(config: &Config) -> Vec<u64> {
+        config.seeds.clone()
     }
 
-    fn plan(&self, config: &str) -> Result<Plan, LabError> {
-        let config: Config = parse_config(config)?;
-        config.check()?;
-        let cells = config.points().into_iter().map(|point| (Cell::of(&point), point.weight())).collect();
-        Ok(Plan { cells, seeds: config.seeds, model: None })
-    }
-
-    fn measure(&self, config: &str, cell: &Cell, desk: &mut Desk<'_>) -> Result<(), LabError> {
-        let config: Config = parse_config(config)?;
-        let mut bench = Bench::new(&config, cell.read()?, desk)?;
+    fn measure(config: &Config, point: Point, desk: &mut Desk<'_>) -> Result<(), LabError> {
+        let mut bench = Bench::new(config, point, desk)?;
         match bench.point.arm {
             Arm::Attention => incontext::attention(&mut bench),
             Arm::Window => incontext::window(&mut bench),
@@ -60,7 +61,7 @@ impl Experiment for AttentionVsCompression {
         }
     }
 
-    fn report(&self, runs: &[Run], page: &mut Page) {
+    fn report(runs: &[Run], page: &mut Page) {
         findings::write(runs, page);
     }
 }

@@ -5,7 +5,7 @@ use super::found::{Answers, Bench, timed};
 use crate::{
     common::{Rng, Seed},
     lab::{
-        Cost, LabError, Purpose,
+        Cost, LabError, Meter, Purpose,
         synthetic::{
             Question, best, recall,
             work::{Stretch, forward, train_under},
@@ -16,7 +16,7 @@ use crate::{
 };
 use candle_core::Device;
 use socius_models::{Adapter, Dtype, InitialSource, Layout, Model, Spec};
-use std::{collections::BTreeMap, time::Instant};
+use std::collections::BTreeMap;
 
 /// Symbols of a teacher's distribution that are kept.
 const TEACHER_KEPT: usize = 8;
@@ -83,7 +83,7 @@ pub(super) struct Study<'r> {
 }
 
 /// Rows in an order that is shuffled whenever all were seen.
-struct Draw {
+pub(in crate::lab) struct Draw {
     order: Vec<usize>,
     at: usize,
     rng: Rng,
@@ -91,12 +91,12 @@ struct Draw {
 
 impl Draw {
     /// Over `count` rows.
-    fn new(count: usize, rng: Rng) -> Self {
+    pub(in crate::lab) fn new(count: usize, rng: Rng) -> Self {
         Self { order: (0..count).collect(), at: count, rng }
     }
 
     /// The next rows: `batch` of them, or all if there are fewer.
-    fn take(&mut self, batch: usize) -> Vec<usize> {
+    pub(in crate::lab) fn take(&mut self, batch: usize) -> Vec<usize> {
         let count = self.order.len();
         (0..batch.min(count))
             .map(|_| {
@@ -203,7 +203,7 @@ impl<'r> Study<'r> {
 
     /// Trains until so many steps are taken.
     pub(super) fn train(&mut self, bench: &Bench<'_, '_>, until: usize) -> Result<(), LabError> {
-        let begun = Instant::now();
+        let meter = Meter::begin();
         let settings = AdamW { lr: self.course.lr, ..AdamW::default() };
         let model = self.own.as_ref().unwrap_or(bench.reader.model());
         let (mut tokens, mut flops) = (0, 0.0);
@@ -233,7 +233,7 @@ impl<'r> Study<'r> {
             }
             self.steps += 1;
         }
-        self.cost += Cost { seconds: begun.elapsed().as_secs_f64(), ..Cost::of(Purpose::Trained, tokens, flops) };
+        self.cost += meter.cost(Purpose::Trained, tokens, flops);
         Ok(())
     }
 

@@ -5,9 +5,8 @@ mod findings;
 mod notes;
 
 use super::{
-    Cell, Cost, Desk, Experiment, LabError, Plan, Run, Size,
+    Cost, Desk, Grid, LabError, Run,
     attention::society::{Society, Topology},
-    parse_config,
     synthetic::{Context, Question, Reader, Sizes, Workload, symbols::KEYS},
 };
 use crate::{agent::wilson, common::Seed, report::Page};
@@ -19,7 +18,7 @@ pub struct Bandwidth;
 /// The configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Config {
+pub struct Config {
     seeds: Vec<u64>,
     sizes: Vec<usize>,
     workloads: Vec<Workload>,
@@ -32,7 +31,7 @@ struct Config {
 
 /// A cell: all budgets of one workload at one size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Point {
+pub struct Point {
     workload: Workload,
     n: usize,
     seed: u64,
@@ -55,24 +54,14 @@ struct Found {
     written: Option<f64>,
 }
 
-impl Experiment for Bandwidth {
-    fn name(&self) -> &'static str {
-        "bandwidth"
-    }
+impl Grid for Bandwidth {
+    type Config = Config;
+    type Point = Point;
+    const NAME: &'static str = "bandwidth";
+    const SUMMARY: &'static str = "what messages of so many tokens let a society answer, and notes to a future self beside the same tokens of context";
+    const CONFIGS: [&'static str; 2] = [include_str!("quick.toml"), include_str!("full.toml")];
 
-    fn summary(&self) -> &'static str {
-        "what messages of so many tokens let a society answer, and notes to a future self beside the same tokens of context"
-    }
-
-    fn config(&self, size: Size) -> &'static str {
-        match size {
-            Size::Quick => include_str!("quick.toml"),
-            Size::Full => include_str!("full.toml"),
-        }
-    }
-
-    fn plan(&self, config: &str) -> Result<Plan, LabError> {
-        let config: Config = parse_config(config)?;
+    fn check(config: &Config) -> Result<(), LabError> {
         let fault = |what: &str| Err(LabError::Config(what.to_owned()));
         if config.questions == 0 || config.chunk == 0 || config.fan < 2 {
             return fault("questions and chunk are above 0, fan is at least 2");
@@ -80,20 +69,24 @@ impl Experiment for Bandwidth {
         if config.sizes.iter().any(|n| !(4..=(KEYS * KEYS) as usize).contains(n)) {
             return fault("sizes: from 4 to 4096 items");
         }
-        let mut cells = Vec::new();
-        for &seed in &config.seeds {
-            for &n in &config.sizes {
-                for &workload in &config.workloads {
-                    cells.push((Cell::of(&Point { workload, n, seed }), n as f64));
-                }
-            }
-        }
-        Ok(Plan { cells, seeds: config.seeds, model: None })
+        Ok(())
     }
 
-    fn measure(&self, config: &str, cell: &Cell, desk: &mut Desk<'_>) -> Result<(), LabError> {
-        let config: Config = parse_config(config)?;
-        let point: Point = cell.read()?;
+    fn points(config: &Config) -> Vec<(Point, f64)> {
+        let mut points = Vec::new();
+        for &seed in &config.seeds {
+            for &n in &config.sizes {
+                points.extend(config.workloads.iter().map(|&workload| (Point { workload, n, seed }, n as f64)));
+            }
+        }
+        points
+    }
+
+    fn seeds(config: &Config) -> Vec<u64> {
+        config.seeds.clone()
+    }
+
+    fn measure(config: &Config, point: Point, desk: &mut Desk<'_>) -> Result<(), LabError> {
         let seed = Seed::new(point.seed);
         let contexts = point.workload.contexts(point.n, config.questions, seed.purpose("contexts"));
         let most = config.budgets.iter().copied().max().unwrap_or(0);
@@ -143,7 +136,7 @@ impl Experiment for Bandwidth {
         Ok(())
     }
 
-    fn report(&self, runs: &[Run], page: &mut Page) {
+    fn report(runs: &[Run], page: &mut Page) {
         findings::write(runs, page);
     }
 }

@@ -5,11 +5,13 @@
 //! embedding, and a value. A question is three symbols of which the last says what is asked; the answer is one symbol.
 
 mod circuit;
+mod mqar;
 mod reader;
 pub mod symbols;
 pub mod work;
 mod workload;
 
 pub use circuit::{Circuit, Sizes};
+pub use mqar::{Mqar, Recall, answer};
 pub use reader::{Answered, Reader, best, recall};
 pub use workload::{Context, Form, Item, Question, Workload, answers, tokens};

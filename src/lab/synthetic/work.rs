@@ -14,25 +14,27 @@ pub struct Stretch {
     pub scored: usize,
 }
 
-/// Weights of all linears of all layers: what every token is multiplied by.
-fn linears(spec: &Spec) -> f64 {
+/// Products of every token with the weights of all linears of all layers.
+pub fn linears(spec: &Spec, stretch: Stretch) -> f64 {
     let attention = spec.hidden * (spec.q_dim() + 2 * spec.kv_dim()) + spec.q_dim() * spec.hidden;
-    (spec.layers * (attention + 3 * spec.hidden * spec.intermediate)) as f64
+    let weights = spec.layers * (attention + 3 * spec.hidden * spec.intermediate);
+    2.0 * weights as f64 * stretch.tokens as f64
 }
 
 /// Scores and mixing of values: 4 · q_dim for every pair of a token and one that it sees, in every layer.
-fn attention(spec: &Spec, Stretch { cached, tokens, .. }: Stretch) -> f64 {
+pub fn attention(spec: &Spec, Stretch { cached, tokens, .. }: Stretch) -> f64 {
     let pairs = tokens as f64 * cached as f64 + tokens as f64 * (tokens as f64 + 1.0) / 2.0;
     4.0 * (spec.q_dim() * spec.layers) as f64 * pairs
 }
 
-fn head(spec: &Spec) -> f64 {
-    (spec.vocab * spec.hidden) as f64
+/// Logits of the scored tokens.
+pub fn head(spec: &Spec, stretch: Stretch) -> f64 {
+    2.0 * (spec.vocab * spec.hidden) as f64 * stretch.scored as f64
 }
 
 /// A forward pass without an adapter.
 pub fn forward(spec: &Spec, stretch: Stretch) -> f64 {
-    2.0 * (linears(spec) * stretch.tokens as f64 + head(spec) * stretch.scored as f64) + attention(spec, stretch)
+    linears(spec, stretch) + head(spec, stretch) + attention(spec, stretch)
 }
 
 /// A forward pass under a learner: an adapter, all weights, or a prefix, which is among what is cached.
@@ -55,7 +57,7 @@ pub fn train_under(spec: &Spec, layout: &Layout, stretch: Stretch) -> f64 {
     if layout.is_whole() {
         return train_whole(spec, stretch);
     }
-    let back = 2.0 * (linears(spec) * stretch.tokens as f64 + head(spec) * stretch.scored as f64);
+    let back = linears(spec, stretch) + head(spec, stretch);
     forward(spec, stretch) + back + 2.5 * attention(spec, stretch) + 6.0 * factors(layout) * stretch.tokens as f64
 }
 
@@ -82,9 +84,10 @@ mod tests {
         let circuit = Circuit::new(Sizes { intermediate: 64, context_max: 100 }, Seed::new(0));
         let spec = circuit.spec();
         // 4 · 64 · 144 + 3 · 64 · 64 weights a layer, three layers.
-        assert_eq!(linears(spec), 147_456.0);
-        let all = |tokens| forward(spec, Stretch { cached: 0, tokens, scored: 0 });
-        let linear = |tokens: usize| 2.0 * linears(spec) * tokens as f64;
+        let stretch = |tokens| Stretch { cached: 0, tokens, scored: 0 };
+        let all = |tokens| forward(spec, stretch(tokens));
+        let linear = |tokens| linears(spec, stretch(tokens));
+        assert_eq!(linear(1), 2.0 * 147_456.0);
         // 2 · 147,456 = 864 · (n + 1): the sums over a prefill are equal at 340 tokens.
         assert!(all(330) < 2.0 * linear(330) && all(350) > 2.0 * linear(350));
     }
