@@ -3,7 +3,7 @@
 
 use super::{
     Ledger, RouterError, Skipped, Terms,
-    index::{Index, Named, Thresholds},
+    index::{Index, Named, Strangers, Thresholds},
     ledger::Known,
     statistics::{GRID, Statistics},
     text::Bm25,
@@ -17,7 +17,7 @@ use socius_kernels::linear::{PackedLinear, WeightType};
 use std::collections::BTreeMap;
 
 /// Changes with the layout of either file, and with what is computed from the same skills.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const DIGEST: usize = 32;
 
 #[derive(Serialize, Deserialize)]
@@ -27,6 +27,8 @@ struct IndexHeader {
     key: Digest,
     hidden: usize,
     skills: Vec<Named>,
+    /// Biases of the background's prompts, whose weights follow the skills'.
+    strangers: Vec<f32>,
     thresholds: Thresholds,
     /// With the number of their postings, which follow the weights.
     terms: Vec<(String, u32)>,
@@ -42,14 +44,18 @@ impl Index {
             key,
             hidden,
             skills: self.skills.clone(),
+            strangers: self.strangers.as_ref().map_or_else(Vec::new, |strangers| strangers.biases.clone()),
             thresholds: self.thresholds,
             terms: terms.into_iter().map(|(term, count)| (term.to_owned(), count)).collect(),
         };
-        let mut body = Vec::with_capacity(4 * hidden * self.skills.len() + postings.len());
+        let mut body = Vec::with_capacity(4 * hidden * (header.skills.len() + header.strangers.len()) + postings.len());
         let mut row = vec![0.0f32; hidden];
-        for skill in 0..self.skills.len() {
-            self.weights.iter().for_each(|weights| weights.row(skill, &mut row));
-            body.extend(row.iter().flat_map(|value| value.to_le_bytes()));
+        let strangers = self.strangers.iter().map(|strangers| &strangers.weights);
+        for weights in self.weights.iter().chain(strangers) {
+            for output in 0..weights.outputs() {
+                weights.row(output, &mut row);
+                body.extend(row.iter().flat_map(|value| value.to_le_bytes()));
+            }
         }
         body.extend(postings);
         sealed(&header, &body)
@@ -58,15 +64,17 @@ impl Index {
     /// The index that was solved from what `key` says; none if these bytes are not that, whole.
     pub fn from_bytes(bytes: &[u8], key: Digest) -> Option<Self> {
         let (header, body): (IndexHeader, _) = opened(bytes)?;
-        let IndexHeader { format, key: found, hidden, skills, thresholds, terms } = header;
+        let IndexHeader { format, key: found, hidden, skills, strangers, thresholds, terms } = header;
         if format != FORMAT || found != key || (hidden == 0 && !skills.is_empty()) {
             return None;
         }
-        let (values, postings) = body.split_at_checked(skills.len().checked_mul(4 * hidden)?)?;
-        let values: Vec<f32> = numbers(values, f32::from_le_bytes);
+        let (values, rest) = body.split_at_checked(skills.len().checked_mul(4 * hidden)?)?;
+        let (away, postings) = rest.split_at_checked(strangers.len().checked_mul(4 * hidden)?)?;
+        let [values, away] = [values, away].map(|bytes| numbers::<4, f32>(bytes, f32::from_le_bytes));
         let weights = (!skills.is_empty()).then(|| PackedLinear::new(&values, (skills.len(), hidden), WeightType::F32));
+        let strangers = Strangers::new(hidden, strangers, &away);
         let text = Bm25::from_parts(skills.len(), terms, postings)?;
-        Some(Self { skills, weights, text, thresholds })
+        Some(Self { skills, weights, strangers, text, thresholds })
     }
 }
 

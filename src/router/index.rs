@@ -39,18 +39,41 @@ pub(super) struct Named {
     pub(super) bias: f32,
 }
 
+/// How near a prompt is to each prompt of the background.
+pub(super) struct Strangers {
+    /// `[prompts, hidden]`.
+    pub(super) weights: PackedLinear,
+    pub(super) biases: Vec<f32>,
+}
+
+impl Strangers {
+    /// None without any; `weights` are `[prompts, hidden]`.
+    pub(super) fn new(hidden: usize, biases: Vec<f32>, weights: &[f32]) -> Option<Self> {
+        let weights =
+            (!biases.is_empty()).then(|| PackedLinear::new(weights, (biases.len(), hidden), WeightType::F32))?;
+        Some(Self { weights, biases })
+    }
+
+    fn nearest(&self, row: &[f32]) -> f64 {
+        let products = times(&self.weights, row);
+        products.iter().zip(&self.biases).map(|(a, b)| f64::from(a + b)).fold(f64::NEG_INFINITY, f64::max)
+    }
+}
+
 /// The router as it answers prompts.
 pub struct Index {
     /// By name.
     pub(super) skills: Vec<Named>,
     /// `[skills, hidden]`; none without skills.
     pub(super) weights: Option<PackedLinear>,
+    /// What is taken from every score is the most that any of these says; none without skills.
+    pub(super) strangers: Option<Strangers>,
     pub(super) text: Bm25,
     pub(super) thresholds: Thresholds,
 }
 
 impl Index {
-    pub(super) fn new(rows: Vec<Row>, text: Bm25, thresholds: Thresholds) -> Self {
+    pub(super) fn new(rows: Vec<Row>, strangers: Vec<(f32, Vec<f32>)>, text: Bm25, thresholds: Thresholds) -> Self {
         let hidden = rows.first().map_or(0, |row| row.weights.len());
         let flat: Vec<f32> = rows.iter().flat_map(|row| row.weights.iter().copied()).collect();
         let weights = (!rows.is_empty()).then(|| PackedLinear::new(&flat, (rows.len(), hidden), WeightType::F32));
@@ -60,7 +83,9 @@ impl Index {
             promise,
             bias,
         });
-        Self { skills: skills.collect(), weights, text, thresholds }
+        let (biases, away): (Vec<f32>, Vec<Vec<f32>>) = strangers.into_iter().unzip();
+        let strangers = Strangers::new(hidden, biases, &away.concat());
+        Self { skills: skills.collect(), weights, strangers, text, thresholds }
     }
 
     /// Names and generations that can be routed to, by name: the order of all scores.
@@ -82,8 +107,10 @@ impl Index {
         if let Some(value) = features.iter().find(|value| !value.is_finite()) {
             return Err(RouterError::NotFinite(*value));
         }
-        let products = times(weights, &unit(features));
-        Ok(products.iter().zip(&self.skills).map(|(score, skill)| f64::from(score + skill.bias)).collect())
+        let row = unit(features);
+        let nearest = self.strangers.as_ref().map_or(0.0, |strangers| strangers.nearest(&row));
+        let products = times(weights, &row);
+        Ok(products.iter().zip(&self.skills).map(|(score, skill)| f64::from(score + skill.bias) - nearest).collect())
     }
 
     /// Every skill's score of a prompt by its words: its BM25 score as a part of what a document could have at most.

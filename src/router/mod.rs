@@ -5,8 +5,9 @@
 //! ```
 //!
 //! Features are the mean hidden state of a middle layer of the base ([`layer`]) over the prompt, without what every prompt begins
-//! with. A ridge classifier with a class of background prompts scores every skill, on a scale on which a prompt of its own scores
-//! about 1; what reaches the threshold for none is left to the base. Among skills that score about alike the words decide, and a
+//! with. A ridge classifier with a class of background prompts scores every skill, and so does how much nearer the prompt is to the
+//! skill than to any background prompt; both on a scale on which a prompt of its own scores about 1. A score is their mean; what
+//! reaches the threshold for none is left to the base. Among skills that score about alike the words decide, and a
 //! skill that has disappointed counts for less. Skills come and go by adding to and subtracting from the ledger's sums.
 
 mod arrow;
@@ -57,6 +58,8 @@ pub struct Settings {
     /// No skill may take more than this part of the background prompts (each left out in turn). A skill that would, because its
     /// prompts are few or like everyone's, has its scores scaled down until it does not.
     pub strangers: f64,
+    /// How far the prompts' covariance around their skills' means, in which nearness is measured, is shrunk: in units of its mean variance.
+    pub shrinkage: f64,
     /// All skills together may take no more than this part: the threshold rises above `accept` until they do not. The background is
     /// made to be hard: of ten skills 10 % of it pass at 0.38, where 4 % of fresh strangers did.
     pub strangers_of_all: f64,
@@ -65,7 +68,7 @@ pub struct Settings {
 impl Default for Settings {
     /// Chosen on SmolLM2-135M-Instruct over the built-in environments with 64 prompts each (docs/log.md).
     fn default() -> Self {
-        Self { lambda: 0.2, accept: 0.38, margin: 0.05, strangers: 0.02, strangers_of_all: 0.1 }
+        Self { lambda: 0.2, accept: 0.38, margin: 0.05, strangers: 0.02, shrinkage: 1.0, strangers_of_all: 0.1 }
     }
 }
 

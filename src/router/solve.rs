@@ -8,6 +8,9 @@
 //! What a model without one row would say of it has a closed form, `ŷ = y − (y − s) / (1 − h)` with the row's leverage
 //! `h = w (xᵀ A⁻¹ x + 1/n)` (same book, 7.10). From it comes each skill's scale: what its own prompts score when each is left out,
 //! or more, if background prompts would otherwise pass for it.
+//!
+//! A linear score knows directions and no distances: what lies far from everything may still score high. So half of a score is how
+//! much nearer the prompt is to the skill than to any background prompt ([`Nearness`]), which is linear in the prompt too.
 
 use super::{
     Settings,
@@ -53,23 +56,33 @@ pub(super) fn solve(ledger: &Ledger, settings: Settings) -> Index {
         quantile(own, 0.5).max(quantile(strangers, 1.0 - settings.strangers) / settings.accept).max(least)
     };
     let scales: Vec<f64> = skills.par_iter().enumerate().map(of).collect();
-    let best = background.iter().map(|scores| {
-        let scaled = scores.iter().zip(&scales).map(|(score, scale)| score / scale);
-        scaled.fold(f64::NEG_INFINITY, f64::max)
+    let near = (!skills.is_empty()).then(|| Nearness::new(ledger, &solved, settings));
+    let taken = near.as_ref().map_or(0.0, |near| {
+        let nearer = near.of_background(ledger, &solved);
+        let best = background.iter().zip(&nearer).map(|(scores, nearer)| {
+            let both =
+                scores.iter().zip(&scales).zip(nearer).map(|((score, scale), nearer)| (score / scale + nearer) / 2.0);
+            both.fold(f64::NEG_INFINITY, f64::max)
+        });
+        quantile(best.collect(), 1.0 - settings.strangers_of_all)
     });
-    let taken = if skills.is_empty() { 0.0 } else { quantile(best.collect(), 1.0 - settings.strangers_of_all) };
-    let rows = ledger.skills.iter().enumerate().map(|(skill, (name, known))| {
-        let scale = scales[skill];
-        let weights: Vec<f32> =
-            raw.weights[skill * hidden..][..hidden].iter().map(|w| (f64::from(*w) / scale) as f32).collect();
-        let offset = weights.iter().zip(&solved.mean).map(|(w, mean)| f64::from(*w) * mean).sum::<f64>();
-        let bias = (raw.shares[skill] / scale - offset) as f32;
+    let rows = ledger.skills.iter().zip(near.iter().flat_map(|near| near.skills.halves(near.unit, hidden))).enumerate();
+    let rows = rows.map(|(skill, ((name, known), (nearness, bias)))| {
+        let scale = 2.0 * scales[skill];
+        let weights = raw.weights[skill * hidden..][..hidden].iter().zip(nearness);
+        let weights: Vec<f32> = weights.map(|(w, near)| (f64::from(*w) / scale + near) as f32).collect();
+        let bias = (raw.shares[skill] / scale + bias - solved.offset(&weights)) as f32;
         Row { name: name.clone(), generation: known.generation, promise: known.promise, bias, weights }
+    });
+    let strangers = near.iter().flat_map(|near| near.background.halves(near.unit, hidden)).map(|(weights, bias)| {
+        let weights: Vec<f32> = weights.map(|weight| weight as f32).collect();
+        ((bias - solved.offset(&weights)) as f32, weights)
     });
     let text = Bm25::new(&skills.iter().map(|known| &known.terms).collect::<Vec<_>>());
     let text_threshold = text_threshold(&text, settings);
     Index::new(
         rows.collect(),
+        strangers.collect(),
         text,
         super::index::Thresholds {
             features: settings.accept.max(taken),
@@ -106,7 +119,121 @@ pub(super) fn times(weight: &PackedLinear, x: &[f32]) -> Vec<f32> {
     y
 }
 
+/// How much nearer a prompt is to a skill's mean than to the nearest background prompt: about 1 for a skill's own prompts. Distances are
+/// Mahalanobis', P being the inverse of the prompts' covariance around the means of their skills, shrunk towards its mean variance. What
+/// both distances share cancels: `|x − b|² − |x − m|² = g_m(x) − g_b(x)` with `g_z(x) = 2 zᵀPx − zᵀPz`.
+struct Nearness {
+    skills: Planes,
+    background: Planes,
+    /// What a skill's own prompts have in the median.
+    unit: f64,
+}
+
+/// `g_z` of some points.
+struct Planes {
+    /// `2 P z`, `[points, hidden]`.
+    weights: Vec<f32>,
+    /// `−zᵀPz`.
+    biases: Vec<f64>,
+}
+
+impl Nearness {
+    fn new(ledger: &Ledger, solved: &Solved, settings: Settings) -> Self {
+        let hidden = solved.mean.len();
+        let groups: Vec<_> = ledger.skills.values().map(|known| (&*known.sum, known.rows as f64)).collect();
+        let covariance = ledger.statistics.within(&groups, settings.shrinkage);
+        let inverse = Cholesky::new(covariance, hidden).inverse();
+        let metric = PackedLinear::new(&inverse, (hidden, hidden), WeightType::F32);
+        let mean = |(sum, rows): &(&[f64], f64)| {
+            sum.iter().zip(&solved.mean).map(|(sum, mean)| (sum / rows - mean) as f32).collect::<Vec<_>>()
+        };
+        let skills = Planes::new(&metric, &groups.iter().flat_map(mean).collect::<Vec<_>>());
+        let background = Planes::new(&metric, &solved.centre(&background_rows(ledger)));
+        let own = skills.own(ledger, solved);
+        let rows: Vec<f32> = own.iter().flat_map(|(row, _)| row.iter().copied()).collect();
+        let nearest = background.of(&rows, hidden);
+        let nearer =
+            own.iter().zip(nearest.chunks_exact(background.biases.len())).map(|((_, own), others)| own - most(others));
+        // Skills whose prompts are the background's own are no nearer to anything.
+        let unit = quantile(nearer.collect(), 0.5);
+        Self { skills, background, unit: if unit > 0.0 { unit } else { f64::INFINITY } }
+    }
+
+    /// By how much each background prompt is nearer to every skill than to the nearest of the others.
+    fn of_background(&self, ledger: &Ledger, solved: &Solved) -> Vec<Vec<f64>> {
+        let (count, hidden) = (self.background.biases.len(), solved.mean.len());
+        let rows = solved.centre(&background_rows(ledger));
+        let others = self.background.of(&rows, hidden);
+        let skills = self.skills.of(&rows, hidden);
+        let nearest = others
+            .chunks_exact(count)
+            .enumerate()
+            .map(|(own, others)| most(&others[..own]).max(most(&others[own + 1..])));
+        let nearer = skills.chunks_exact(self.skills.biases.len()).zip(nearest);
+        nearer.map(|(skills, nearest)| skills.iter().map(|skill| (skill - nearest) / self.unit).collect()).collect()
+    }
+}
+
+impl Planes {
+    /// Of centred points, `[points, hidden]`.
+    fn new(metric: &PackedLinear, points: &[f32]) -> Self {
+        let mut weights = times(metric, points);
+        let hidden = metric.inputs();
+        let biases = weights.chunks_exact(hidden).zip(points.chunks_exact(hidden)).map(|(a, b)| -dot(a, b)).collect();
+        weights.iter_mut().for_each(|weight| *weight *= 2.0);
+        Self { weights, biases }
+    }
+
+    /// Of centred rows, `[rows, hidden]`: `[rows, points]`.
+    fn of(&self, rows: &[f32], hidden: usize) -> Vec<f64> {
+        let weights = PackedLinear::new(&self.weights, (self.biases.len(), hidden), WeightType::F32);
+        let products = times(&weights, rows);
+        let biases = self.biases.iter().cycle();
+        products.iter().zip(biases).map(|(product, bias)| f64::from(*product) + bias).collect()
+    }
+
+    /// Some prompts of every skill, centred, each with what the skill's own plane says of it.
+    fn own(&self, ledger: &Ledger, solved: &Solved) -> Vec<(Vec<f32>, f64)> {
+        let hidden = solved.mean.len();
+        let count = sampled(ledger.skills.len());
+        let planes = self.weights.chunks_exact(hidden).zip(&self.biases);
+        let of = |(known, (weights, bias)): (&Known, (&[f32], &f64))| {
+            let rows = solved.centre(&some(known, count, hidden));
+            rows.chunks_exact(hidden).map(|row| (row.to_vec(), dot(row, weights) + bias)).collect::<Vec<_>>()
+        };
+        ledger.skills.values().zip(planes).flat_map(of).collect()
+    }
+
+    /// Weights and bias of each as they count in a score: half, by `unit`.
+    fn halves(&self, unit: f64, hidden: usize) -> impl Iterator<Item = (impl Iterator<Item = f64>, f64)> {
+        let half = move |weight: &f32| f64::from(*weight) / (2.0 * unit);
+        let biases = self.biases.iter().map(move |bias| bias / (2.0 * unit));
+        self.weights.chunks_exact(hidden).map(move |weights| weights.iter().map(half)).zip(biases)
+    }
+}
+
+fn most(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+}
+
+/// Unit rows of the background, `[rows, hidden]`.
+fn background_rows(ledger: &Ledger) -> Vec<f32> {
+    ledger.background.rows().flat_map(unit).collect()
+}
+
+/// `count` unit rows of a skill, or all that are kept.
+fn some(known: &Known, count: usize, hidden: usize) -> Vec<f32> {
+    let rows = known.sample.len() / hidden;
+    let count = count.min(rows);
+    (0..count).flat_map(|i| &known.sample[i * rows / count * hidden..][..hidden]).copied().collect()
+}
+
 impl Solved {
+    /// What a row of weights makes of the mean.
+    fn offset(&self, weights: &[f32]) -> f64 {
+        weights.iter().zip(&self.mean).map(|(w, mean)| f64::from(*w) * mean).sum()
+    }
+
     /// Of unit rows, `[rows, hidden]`.
     fn centre(&self, rows: &[f32]) -> Vec<f32> {
         let centre =
@@ -128,8 +255,7 @@ fn background(ledger: &Ledger, solved: &Solved, raw: &Raw) -> Vec<Vec<f64>> {
     if raw.shares.is_empty() {
         return Vec::new();
     }
-    let rows: Vec<f32> = ledger.background.rows().flat_map(unit).collect();
-    let centred = solved.centre(&rows);
+    let centred = solved.centre(&background_rows(ledger));
     let skills = PackedLinear::new(&raw.weights, (raw.shares.len(), solved.mean.len()), WeightType::F32);
     let products = times(&skills, &centred);
     let leverages = solved.leverages(&centred);
@@ -143,10 +269,7 @@ fn background(ledger: &Ledger, solved: &Solved, raw: &Raw) -> Vec<Vec<f64>> {
 /// The raw scores that a skill would give `count` rows of its own, had each not been there.
 fn left_out(solved: &Solved, known: &Known, weights: &[f32], share: f64, count: usize) -> Vec<f64> {
     let hidden = solved.mean.len();
-    let rows = known.sample.len() / hidden;
-    let count = count.min(rows);
-    let row = |i: usize| &known.sample[i * rows / count * hidden..][..hidden];
-    let centred = solved.centre(&(0..count).flat_map(row).copied().collect::<Vec<_>>());
+    let centred = solved.centre(&some(known, count, hidden));
     let scores = centred.chunks_exact(hidden).map(|row| dot(row, weights) + share);
     scores.zip(solved.leverages(&centred)).map(|(score, leverage)| 1.0 - (1.0 - score) / (1.0 - leverage)).collect()
 }
@@ -195,7 +318,7 @@ mod tests {
     };
 
     const SETTINGS: Settings =
-        Settings { lambda: 1.0, accept: 0.4, margin: 0.05, strangers: 0.15, strangers_of_all: 0.05 };
+        Settings { lambda: 1.0, accept: 0.4, margin: 0.05, strangers: 0.15, strangers_of_all: 0.05, shrinkage: 1.0 };
 
     fn ledger(skills: &[&RoutingFeatures], background: &RoutingFeatures) -> Ledger {
         let base = BaseId { name: "tiny".into(), digest: Digest::of("w"), tokenizer: Digest::of("t") };

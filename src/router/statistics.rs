@@ -57,6 +57,21 @@ impl Statistics {
         }
     }
 
+    /// Covariance of the rows around the means of their groups, of each of which `groups` has the sum and the number of rows, plus `lambda`
+    /// times its mean variance on the diagonal (lower triangle).
+    pub(super) fn within(&self, groups: &[(&[f64], f64)], lambda: f64) -> Vec<f64> {
+        let mut matrix = self.gram.clone();
+        matrix.par_chunks_exact_mut(self.hidden).enumerate().for_each(|(i, row)| {
+            for (sum, rows) in groups {
+                let factor = sum[i] / rows;
+                row[..=i].iter_mut().zip(*sum).for_each(|(value, other)| *value -= factor * other);
+            }
+            row.iter_mut().for_each(|value| *value /= self.count);
+        });
+        add_ridge(&mut matrix, self.hidden, lambda);
+        matrix
+    }
+
     pub(super) fn count(&self) -> f64 {
         self.count
     }
@@ -82,21 +97,24 @@ impl Statistics {
     pub(super) fn ridged(&self, lambda: f64) -> Vec<f64> {
         let mut matrix = self.gram.clone();
         let mean = self.mean();
-        let mut trace = 0.0;
         for i in 0..self.hidden {
             let row = &mut matrix[i * self.hidden..][..=i];
             for (value, other) in row.iter_mut().zip(&mean) {
                 *value -= self.count * mean[i] * other;
             }
-            trace += row[i].max(0.0);
         }
-        // Rows that are all alike have no trace; any positive ridge then gives every skill its share of the rows.
-        let ridge = (lambda * trace / self.hidden as f64).max(f64::EPSILON);
-        for i in 0..self.hidden {
-            matrix[i * self.hidden + i] += ridge;
-        }
+        add_ridge(&mut matrix, self.hidden, lambda);
         matrix
     }
+}
+
+/// Adds `lambda` times the mean of the diagonal to it.
+fn add_ridge(matrix: &mut [f64], hidden: usize, lambda: f64) {
+    let diagonal = (0..hidden).map(|i| i * (hidden + 1));
+    let trace: f64 = diagonal.clone().map(|at| matrix[at].max(0.0)).sum();
+    // Rows that are all alike have no trace; any positive ridge then gives every skill its share of the rows.
+    let ridge = (lambda * trace / hidden as f64).max(f64::EPSILON);
+    diagonal.for_each(|at| matrix[at] += ridge);
 }
 
 /// `row` at length 1, its values rounded to multiples of 2⁻¹⁵ (the model's own, in bf16, have 8 bits). Transformers have a few
