@@ -92,7 +92,7 @@ struct Window {
 
 /// Tokens of all passages.
 pub(super) fn tokens(base: &Base, env: &Documents) -> Result<Vec<u32>, AgentError> {
-    let all = env.passages().iter().map(|passage| Ok(base.plain_ids(&passage.text)?));
+    let all = env.passages().iter().map(|passage| base.plain_ids(&passage.text));
     Ok(all.collect::<Result<Vec<_>, AgentError>>()?.concat())
 }
 
