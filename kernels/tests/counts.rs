@@ -127,6 +127,7 @@ fn pairs(queries: usize, len: usize) -> usize {
     (0..queries).flat_map(|i| (0..len).filter(move |&j| j <= len - queries + i)).count()
 }
 
+#[allow(clippy::single_range_in_vec_init, reason = "a row's keys are a list of ranges")]
 fn attention_over_rows() {
     let (q_width, kv_width) = (HEADS.query * HEADS.dim, HEADS.kv * HEADS.dim);
     // A prompt, two continuations of it, and a row of its own.
