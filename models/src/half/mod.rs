@@ -42,9 +42,10 @@ impl<'a, P> Pass<'a, P> {
         self.whole.map(|learner| (self.adapters[learner].layout, &mut *gradients[learner]))
     }
 
-    /// Positions of the trained prefix that a row runs under; 0 if none.
+    /// Positions of the trained prefix that a row runs under; 0 if none, as in a pass under no adapter.
     pub(crate) fn trained_positions(&self, span: &Span) -> usize {
-        span.adapter.map_or(0, |adapter| self.adapters[adapter].layout.positions())
+        let adapter = span.adapter.and_then(|adapter| self.adapters.get(adapter));
+        adapter.map_or(0, |adapter| adapter.layout.positions())
     }
 }
 
