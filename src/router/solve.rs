@@ -412,6 +412,47 @@ mod tests {
     }
 
     #[test]
+    fn nearness_is_the_distance_to_a_background_prompt_less_that_to_the_skills_mean() {
+        let [a, b, background] = data();
+        let ledger = ledger(&[&a, &b], &background);
+        let (solved, _) = fit(&ledger, SETTINGS);
+        let near = Nearness::new(&ledger, &solved, SETTINGS);
+        let rows = |features: &RoutingFeatures| features.rows().map(unit).collect::<Vec<_>>();
+        let mean = |rows: &[Vec<f32>]| -> Vec<f64> {
+            (0..5).map(|i| rows.iter().map(|row| f64::from(row[i])).sum::<f64>() / rows.len() as f64).collect()
+        };
+        let groups = [rows(&a), rows(&b)];
+        let count = groups.concat().len() as f64;
+        let mut covariance = vec![0.0; 25];
+        for rows in &groups {
+            let mean = mean(rows);
+            for row in rows {
+                let from_mean = |i: usize| f64::from(row[i]) - mean[i];
+                (0..25).for_each(|at| covariance[at] += from_mean(at / 5) * from_mean(at % 5) / count);
+            }
+        }
+        let ridge = (0..5).map(|i| covariance[6 * i]).sum::<f64>() / 5.0;
+        (0..5).for_each(|i| covariance[6 * i] += ridge);
+        let metric = Cholesky::new(covariance, 5).inverse();
+        let distance = |x: &[f32], z: &[f64]| -> f64 {
+            let apart = |i: usize| f64::from(x[i]) - z[i];
+            (0..25).map(|at| apart(at / 5) * f64::from(metric[at]) * apart(at % 5)).sum()
+        };
+        let probe = unit(&[0.3, -1.0, 2.0, 0.1, 0.7]);
+        let centred = solved.centre(&probe);
+        let (skills, strangers) = (near.skills.of(&centred, 5), near.background.of(&centred, 5));
+        for (skill, rows) in groups.iter().enumerate() {
+            for (stranger, row) in background.rows().map(unit).enumerate() {
+                let row: Vec<f64> = row.into_iter().map(f64::from).collect();
+                let expected = distance(&probe, &row) - distance(&probe, &mean(rows));
+                let found = skills[skill] - strangers[stranger];
+                // Products are f32, and what both distances share is not small.
+                assert!((found - expected).abs() < 1e-4 * (1.0 + distance(&probe, &row)), "{found} is not {expected}");
+            }
+        }
+    }
+
+    #[test]
     fn a_skill_whose_prompts_are_like_the_background_takes_few_of_them() {
         let [a, b, background] = data();
         let alike = cluster(9, 1, 6, 5);
