@@ -174,12 +174,12 @@ fn best(scores: &[f64], threshold: f64) -> Vec<usize> {
 }
 
 /// The place of the choice among `found`, best first: the best, unless others reach the threshold within the margin and the words of
-/// one of them fit better.
+/// one of them fit better by more than it is behind.
 fn decide(found: &[(usize, Scored)], threshold: f64, margin: f64) -> Option<usize> {
     let best = found.first().filter(|(_, best)| best.score >= threshold)?.1.score;
     let contenders = found.iter().take_while(|(_, s)| s.score >= threshold && s.score > best - margin).count().max(1);
-    let text = |place: usize| found[place].1.text.unwrap_or(0.0);
-    (0..contenders).reduce(|a, b| if text(b) > text(a) { b } else { a })
+    let both = |place: usize| found[place].1.score + found[place].1.text.unwrap_or(0.0);
+    (0..contenders).reduce(|a, b| if both(b) > both(a) { b } else { a })
 }
 
 impl Evidence<'_> {

@@ -17,6 +17,7 @@ mod file;
 mod index;
 mod ledger;
 mod mix;
+mod nearness;
 mod solve;
 mod statistics;
 #[cfg(test)]
@@ -51,9 +52,9 @@ pub fn layer(spec: &Spec) -> usize {
 pub struct Settings {
     /// Ridge, in units of the mean eigenvalue of the centred Gram matrix.
     pub lambda: f64,
-    /// The score that the best skill must reach, where 1 is the median score of its own prompts, each left out in turn.
+    /// The score that the best skill must reach, where 1 is the mean score of its own prompts, each left out in turn.
     pub accept: f64,
-    /// Skills that score less than this below the best are told apart by their words.
+    /// Skills that score less than this below the best are taken instead where their words make up for it.
     pub margin: f64,
     /// No skill may take more than this part of the background prompts (each left out in turn). A skill that would, because its
     /// prompts are few or like everyone's, has its scores scaled down until it does not.
@@ -68,7 +69,7 @@ pub struct Settings {
 impl Default for Settings {
     /// Chosen on SmolLM2-135M-Instruct over the built-in environments with 64 prompts each (docs/log.md).
     fn default() -> Self {
-        Self { lambda: 0.2, accept: 0.3, margin: 0.05, strangers: 0.02, shrinkage: 1.0, strangers_of_all: 0.08 }
+        Self { lambda: 0.2, accept: 0.3, margin: 0.1, strangers: 0.02, shrinkage: 1.0, strangers_of_all: 0.08 }
     }
 }
 
@@ -185,7 +186,7 @@ pub struct Route {
     pub by: RouteBy,
     /// What the best must reach.
     pub threshold: f64,
-    /// Skills that score less than this below the best are told apart by their words.
+    /// Skills that score less than this below the best are taken instead where their words make up for it.
     pub margin: f64,
     /// How far the best lies above the next best or the threshold, whichever is higher; below 0 if it does not reach it.
     pub lead: Option<f64>,

@@ -17,6 +17,7 @@ use super::{
     cholesky::Cholesky,
     index::{Index, Row},
     ledger::{Known, Ledger, SAMPLE},
+    nearness::Nearness,
     statistics::unit,
     text::Bm25,
 };
@@ -28,16 +29,16 @@ use socius_kernels::linear::{Output, PackedLinear, WeightType, Write, forward};
 const SCALE_PROMPTS: usize = 16384;
 
 /// `A`, inverted, and the origin of the space that it is of.
-struct Solved {
+pub(super) struct Solved {
     inverse: PackedLinear,
-    mean: Vec<f64>,
+    pub(super) mean: Vec<f64>,
     count: f64,
     /// Of a background row; a skill's row weighs 1.
     weight: f64,
 }
 
 /// The skills' scores before they are scaled: a row each of `A⁻¹ (S_c − n_c μ)`, and `n_c / n`.
-struct Raw {
+pub(super) struct Raw {
     weights: Vec<f32>,
     shares: Vec<f64>,
 }
@@ -46,27 +47,28 @@ pub(super) fn solve(ledger: &Ledger, settings: Settings) -> Index {
     let (solved, raw) = fit(ledger, settings);
     let skills: Vec<&Known> = ledger.skills.values().collect();
     let hidden = solved.mean.len();
-    let background = background(ledger, &solved, &raw);
+    let background = solved.centre(&ledger.background.rows().flat_map(unit).collect::<Vec<_>>());
+    let strangers = strangers(&solved, &raw, &background);
     let of = |(skill, known): (usize, &&Known)| {
         let weights = &raw.weights[skill * hidden..][..hidden];
         let own = left_out(&solved, known, weights, raw.shares[skill], sampled(skills.len()));
-        let strangers = background.iter().map(|scores| scores[skill]).collect();
+        let taken = strangers.iter().map(|scores| scores[skill]).collect();
         // A model that knows nothing scores a skill's share.
         let least = raw.shares[skill];
-        quantile(own, 0.5).max(quantile(strangers, 1.0 - settings.strangers) / settings.accept).max(least)
+        own.max(quantile(taken, 1.0 - settings.strangers) / settings.accept).max(least)
     };
     let scales: Vec<f64> = skills.par_iter().enumerate().map(of).collect();
-    let near = (!skills.is_empty()).then(|| Nearness::new(ledger, &solved, settings));
+    let near = (!skills.is_empty()).then(|| Nearness::new(ledger, &solved, &background, settings));
     let taken = near.as_ref().map_or(0.0, |near| {
-        let nearer = near.of_background(ledger, &solved);
-        let best = background.iter().zip(&nearer).map(|(scores, nearer)| {
+        let nearer = near.of_background(&background);
+        let best = strangers.iter().zip(&nearer).map(|(scores, nearer)| {
             let both =
                 scores.iter().zip(&scales).zip(nearer).map(|((score, scale), nearer)| (score / scale + nearer) / 2.0);
             both.fold(f64::NEG_INFINITY, f64::max)
         });
         quantile(best.collect(), 1.0 - settings.strangers_of_all)
     });
-    let rows = ledger.skills.iter().zip(near.iter().flat_map(|near| near.skills.halves(near.unit, hidden))).enumerate();
+    let rows = ledger.skills.iter().zip(near.iter().flat_map(Nearness::skills)).enumerate();
     let rows = rows.map(|(skill, ((name, known), (nearness, bias)))| {
         let scale = 2.0 * scales[skill];
         let weights = raw.weights[skill * hidden..][..hidden].iter().zip(nearness);
@@ -74,7 +76,7 @@ pub(super) fn solve(ledger: &Ledger, settings: Settings) -> Index {
         let bias = (raw.shares[skill] / scale + bias - solved.offset(&weights)) as f32;
         Row { name: name.clone(), generation: known.generation, promise: known.promise, bias, weights }
     });
-    let strangers = near.iter().flat_map(|near| near.background.halves(near.unit, hidden)).map(|(weights, bias)| {
+    let strangers = near.iter().flat_map(Nearness::background).map(|(weights, bias)| {
         let weights: Vec<f32> = weights.map(|weight| weight as f32).collect();
         ((bias - solved.offset(&weights)) as f32, weights)
     });
@@ -94,7 +96,7 @@ pub(super) fn solve(ledger: &Ledger, settings: Settings) -> Index {
 
 /// Solves for the skills against the background, which weighs at least as much as they do together: what belongs to no skill does
 /// not become rare because there are many.
-fn fit(ledger: &Ledger, settings: Settings) -> (Solved, Raw) {
+pub(super) fn fit(ledger: &Ledger, settings: Settings) -> (Solved, Raw) {
     let weight = (ledger.statistics.count() / ledger.background_statistics.count()).max(1.0);
     let all = ledger.statistics.plus(&ledger.background_statistics, weight);
     let (mean, count) = (all.mean(), all.count());
@@ -119,110 +121,8 @@ pub(super) fn times(weight: &PackedLinear, x: &[f32]) -> Vec<f32> {
     y
 }
 
-/// How much nearer a prompt is to a skill's mean than to the nearest background prompt: about 1 for a skill's own prompts. Distances are
-/// Mahalanobis', P being the inverse of the prompts' covariance around the means of their skills, shrunk towards its mean variance. What
-/// both distances share cancels: `|x − b|² − |x − m|² = g_m(x) − g_b(x)` with `g_z(x) = 2 zᵀPx − zᵀPz`.
-struct Nearness {
-    skills: Planes,
-    background: Planes,
-    /// What a skill's own prompts have in the median.
-    unit: f64,
-}
-
-/// `g_z` of some points.
-struct Planes {
-    /// `2 P z`, `[points, hidden]`.
-    weights: Vec<f32>,
-    /// `−zᵀPz`.
-    biases: Vec<f64>,
-}
-
-impl Nearness {
-    fn new(ledger: &Ledger, solved: &Solved, settings: Settings) -> Self {
-        let hidden = solved.mean.len();
-        let groups: Vec<_> = ledger.skills.values().map(|known| (&*known.sum, known.rows as f64)).collect();
-        let covariance = ledger.statistics.within(&groups, settings.shrinkage);
-        let inverse = Cholesky::new(covariance, hidden).inverse();
-        let metric = PackedLinear::new(&inverse, (hidden, hidden), WeightType::F32);
-        let mean = |(sum, rows): &(&[f64], f64)| {
-            sum.iter().zip(&solved.mean).map(|(sum, mean)| (sum / rows - mean) as f32).collect::<Vec<_>>()
-        };
-        let skills = Planes::new(&metric, &groups.iter().flat_map(mean).collect::<Vec<_>>());
-        let background = Planes::new(&metric, &solved.centre(&background_rows(ledger)));
-        let own = skills.own(ledger, solved);
-        let rows: Vec<f32> = own.iter().flat_map(|(row, _)| row.iter().copied()).collect();
-        let nearest = background.of(&rows, hidden);
-        let nearer =
-            own.iter().zip(nearest.chunks_exact(background.biases.len())).map(|((_, own), others)| own - most(others));
-        // Skills whose prompts are the background's own are no nearer to anything.
-        let unit = quantile(nearer.collect(), 0.5);
-        Self { skills, background, unit: if unit > 0.0 { unit } else { f64::INFINITY } }
-    }
-
-    /// By how much each background prompt is nearer to every skill than to the nearest of the others.
-    fn of_background(&self, ledger: &Ledger, solved: &Solved) -> Vec<Vec<f64>> {
-        let (count, hidden) = (self.background.biases.len(), solved.mean.len());
-        let rows = solved.centre(&background_rows(ledger));
-        let others = self.background.of(&rows, hidden);
-        let skills = self.skills.of(&rows, hidden);
-        let nearest = others
-            .chunks_exact(count)
-            .enumerate()
-            .map(|(own, others)| most(&others[..own]).max(most(&others[own + 1..])));
-        let nearer = skills.chunks_exact(self.skills.biases.len()).zip(nearest);
-        nearer.map(|(skills, nearest)| skills.iter().map(|skill| (skill - nearest) / self.unit).collect()).collect()
-    }
-}
-
-impl Planes {
-    /// Of centred points, `[points, hidden]`.
-    fn new(metric: &PackedLinear, points: &[f32]) -> Self {
-        let mut weights = times(metric, points);
-        let hidden = metric.inputs();
-        let biases = weights.chunks_exact(hidden).zip(points.chunks_exact(hidden)).map(|(a, b)| -dot(a, b)).collect();
-        weights.iter_mut().for_each(|weight| *weight *= 2.0);
-        Self { weights, biases }
-    }
-
-    /// Of centred rows, `[rows, hidden]`: `[rows, points]`.
-    fn of(&self, rows: &[f32], hidden: usize) -> Vec<f64> {
-        let weights = PackedLinear::new(&self.weights, (self.biases.len(), hidden), WeightType::F32);
-        let products = times(&weights, rows);
-        let biases = self.biases.iter().cycle();
-        products.iter().zip(biases).map(|(product, bias)| f64::from(*product) + bias).collect()
-    }
-
-    /// Some prompts of every skill, centred, each with what the skill's own plane says of it.
-    fn own(&self, ledger: &Ledger, solved: &Solved) -> Vec<(Vec<f32>, f64)> {
-        let hidden = solved.mean.len();
-        let count = sampled(ledger.skills.len());
-        let planes = self.weights.chunks_exact(hidden).zip(&self.biases);
-        let of = |(known, (weights, bias)): (&Known, (&[f32], &f64))| {
-            let rows = solved.centre(&some(known, count, hidden));
-            rows.chunks_exact(hidden).map(|row| (row.to_vec(), dot(row, weights) + bias)).collect::<Vec<_>>()
-        };
-        ledger.skills.values().zip(planes).flat_map(of).collect()
-    }
-
-    /// Weights and bias of each as they count in a score: half, by `unit`.
-    fn halves(&self, unit: f64, hidden: usize) -> impl Iterator<Item = (impl Iterator<Item = f64>, f64)> {
-        let half = move |weight: &f32| f64::from(*weight) / (2.0 * unit);
-        let biases = self.biases.iter().map(move |bias| bias / (2.0 * unit));
-        self.weights.chunks_exact(hidden).map(move |weights| weights.iter().map(half)).zip(biases)
-    }
-}
-
-fn most(values: &[f64]) -> f64 {
-    values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
-}
-
-/// Unit rows of the background, `[rows, hidden]`.
-fn background_rows(ledger: &Ledger) -> Vec<f32> {
-    ledger.background.rows().flat_map(unit).collect()
-}
-
 /// `count` unit rows of a skill, or all that are kept.
-fn some(known: &Known, count: usize, hidden: usize) -> Vec<f32> {
+pub(super) fn some(known: &Known, count: usize, hidden: usize) -> Vec<f32> {
     let rows = known.sample.len() / hidden;
     let count = count.min(rows);
     (0..count).flat_map(|i| &known.sample[i * rows / count * hidden..][..hidden]).copied().collect()
@@ -235,7 +135,7 @@ impl Solved {
     }
 
     /// Of unit rows, `[rows, hidden]`.
-    fn centre(&self, rows: &[f32]) -> Vec<f32> {
+    pub(super) fn centre(&self, rows: &[f32]) -> Vec<f32> {
         let centre =
             |row: &[f32]| row.iter().zip(&self.mean).map(|(x, mean)| (f64::from(*x) - mean) as f32).collect::<Vec<_>>();
         rows.chunks_exact(self.mean.len()).flat_map(centre).collect()
@@ -250,15 +150,14 @@ impl Solved {
     }
 }
 
-/// Every skill's raw score of each background row, had the row not been there.
-fn background(ledger: &Ledger, solved: &Solved, raw: &Raw) -> Vec<Vec<f64>> {
+/// Every skill's raw score of each centred background row, had the row not been there.
+fn strangers(solved: &Solved, raw: &Raw, background: &[f32]) -> Vec<Vec<f64>> {
     if raw.shares.is_empty() {
         return Vec::new();
     }
-    let centred = solved.centre(&background_rows(ledger));
     let skills = PackedLinear::new(&raw.weights, (raw.shares.len(), solved.mean.len()), WeightType::F32);
-    let products = times(&skills, &centred);
-    let leverages = solved.leverages(&centred);
+    let products = times(&skills, background);
+    let leverages = solved.leverages(background);
     let left_out = |(row, leverage): (&[f32], f64)| {
         let scores = row.iter().zip(&raw.shares);
         scores.map(|(score, share)| (f64::from(*score) + share) / (1.0 - solved.weight * leverage)).collect()
@@ -266,16 +165,23 @@ fn background(ledger: &Ledger, solved: &Solved, raw: &Raw) -> Vec<Vec<f64>> {
     products.chunks_exact(raw.shares.len()).zip(leverages).map(left_out).collect()
 }
 
-/// The raw scores that a skill would give `count` rows of its own, had each not been there.
-fn left_out(solved: &Solved, known: &Known, weights: &[f32], share: f64, count: usize) -> Vec<f64> {
+/// The mean raw score that a skill would give rows of its own, had each not been there: of `count` of them, corrected by how the mean of
+/// all, which the sums know, differs from theirs. Twins differ by less than what another sample makes of a scale.
+fn left_out(solved: &Solved, known: &Known, weights: &[f32], share: f64, count: usize) -> f64 {
     let hidden = solved.mean.len();
     let centred = solved.centre(&some(known, count, hidden));
-    let scores = centred.chunks_exact(hidden).map(|row| dot(row, weights) + share);
-    scores.zip(solved.leverages(&centred)).map(|(score, leverage)| 1.0 - (1.0 - score) / (1.0 - leverage)).collect()
+    let scores: Vec<f64> = centred.chunks_exact(hidden).map(|row| dot(row, weights) + share).collect();
+    let leverages = solved.leverages(&centred);
+    let without = scores.iter().zip(&leverages).map(|(score, leverage)| 1.0 - (1.0 - score) / (1.0 - leverage));
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let centre: Vec<f32> =
+        known.sum.iter().zip(&solved.mean).map(|(sum, mean)| (sum / known.rows as f64 - mean) as f32).collect();
+    let apart = dot(&centre, weights) + share - mean(&scores);
+    mean(&without.collect::<Vec<_>>()) + apart / (1.0 - mean(&leverages))
 }
 
 /// Prompts of a skill by which its scale is measured, where there are `skills`.
-fn sampled(skills: usize) -> usize {
+pub(super) fn sampled(skills: usize) -> usize {
     (SCALE_PROMPTS / skills.max(1)).clamp(2, SAMPLE)
 }
 
@@ -288,7 +194,7 @@ fn text_threshold(text: &Bm25, settings: Settings) -> f64 {
     taken.max(f64::MIN_POSITIVE)
 }
 
-fn dot(a: &[f32], b: &[f32]) -> f64 {
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
     let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
     let rest: f64 = a8.remainder().iter().zip(b8.remainder()).map(|(a, b)| f64::from(a * b)).sum();
     let mut sums = [0.0f64; 8];
@@ -301,7 +207,7 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// Linear interpolation between order statistics.
-fn quantile(mut values: Vec<f64>, p: f64) -> f64 {
+pub(super) fn quantile(mut values: Vec<f64>, p: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let at = p * (values.len() - 1) as f64;
     let (low, high) = (values[at.floor() as usize], values[at.ceil() as usize]);
@@ -309,7 +215,7 @@ fn quantile(mut values: Vec<f64>, p: f64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::{Newcomer, Terms, statistics::Statistics, testing::cluster};
     use super::*;
     use crate::{
@@ -317,10 +223,10 @@ mod tests {
         library::{BaseId, RoutingFeatures},
     };
 
-    const SETTINGS: Settings =
+    pub(in crate::router) const SETTINGS: Settings =
         Settings { lambda: 1.0, accept: 0.4, margin: 0.05, strangers: 0.15, strangers_of_all: 0.05, shrinkage: 1.0 };
 
-    fn ledger(skills: &[&RoutingFeatures], background: &RoutingFeatures) -> Ledger {
+    pub(in crate::router) fn ledger(skills: &[&RoutingFeatures], background: &RoutingFeatures) -> Ledger {
         let base = BaseId { name: "tiny".into(), digest: Digest::of("w"), tokenizer: Digest::of("t") };
         let mut ledger = Ledger::new(base, background.clone()).unwrap();
         for (i, features) in skills.iter().enumerate() {
@@ -331,7 +237,7 @@ mod tests {
     }
 
     /// Skills of 6 and 5 rows, and a background of 5, which therefore weighs 2.2 a row.
-    fn data() -> [RoutingFeatures; 3] {
+    pub(in crate::router) fn data() -> [RoutingFeatures; 3] {
         [cluster(1, 0, 6, 5), cluster(2, 3, 5, 5), cluster(3, 1, 5, 5)]
     }
 
@@ -400,55 +306,21 @@ mod tests {
             rest
         };
         let known = &whole.skills.values().next().unwrap();
-        let own = left_out(&solved, known, &raw.weights[..5], raw.shares[0], SAMPLE);
-        let (rest, of_rest) = refit([&without(&a, 2), &b], &background);
-        near(own[2], raw_score(&rest, &of_rest, 0, a.rows().nth(2).unwrap()));
+        let own = |count| left_out(&solved, known, &raw.weights[..5], raw.shares[0], count);
+        let each = |i: usize| {
+            let (rest, of_rest) = refit([&without(&a, i), &b], &background);
+            raw_score(&rest, &of_rest, 0, a.rows().nth(i).unwrap())
+        };
+        let expected = (0..6).map(each).sum::<f64>() / 6.0;
+        near(own(SAMPLE), expected);
+        // Of a sample it is nearly that.
+        assert!((own(3) - expected).abs() < 0.1, "{} is not nearly {expected}", own(3));
         let (rest, of_rest) = refit([&a, &b], &without(&background, 4));
-        let strangers = super::background(&whole, &solved, &raw);
+        let centred: Vec<f32> = background.rows().flat_map(|row| solved.centre(&unit(row))).collect();
+        let strangers = super::strangers(&solved, &raw, &centred);
         for skill in 0..2 {
             let expected = raw_score(&rest, &of_rest, skill, background.rows().nth(4).unwrap());
             near(strangers[4][skill], expected);
-        }
-    }
-
-    #[test]
-    fn nearness_is_the_distance_to_a_background_prompt_less_that_to_the_skills_mean() {
-        let [a, b, background] = data();
-        let ledger = ledger(&[&a, &b], &background);
-        let (solved, _) = fit(&ledger, SETTINGS);
-        let near = Nearness::new(&ledger, &solved, SETTINGS);
-        let rows = |features: &RoutingFeatures| features.rows().map(unit).collect::<Vec<_>>();
-        let mean = |rows: &[Vec<f32>]| -> Vec<f64> {
-            (0..5).map(|i| rows.iter().map(|row| f64::from(row[i])).sum::<f64>() / rows.len() as f64).collect()
-        };
-        let groups = [rows(&a), rows(&b)];
-        let count = groups.concat().len() as f64;
-        let mut covariance = vec![0.0; 25];
-        for rows in &groups {
-            let mean = mean(rows);
-            for row in rows {
-                let from_mean = |i: usize| f64::from(row[i]) - mean[i];
-                (0..25).for_each(|at| covariance[at] += from_mean(at / 5) * from_mean(at % 5) / count);
-            }
-        }
-        let ridge = (0..5).map(|i| covariance[6 * i]).sum::<f64>() / 5.0;
-        (0..5).for_each(|i| covariance[6 * i] += ridge);
-        let metric = Cholesky::new(covariance, 5).inverse();
-        let distance = |x: &[f32], z: &[f64]| -> f64 {
-            let apart = |i: usize| f64::from(x[i]) - z[i];
-            (0..25).map(|at| apart(at / 5) * f64::from(metric[at]) * apart(at % 5)).sum()
-        };
-        let probe = unit(&[0.3, -1.0, 2.0, 0.1, 0.7]);
-        let centred = solved.centre(&probe);
-        let (skills, strangers) = (near.skills.of(&centred, 5), near.background.of(&centred, 5));
-        for (skill, rows) in groups.iter().enumerate() {
-            for (stranger, row) in background.rows().map(unit).enumerate() {
-                let row: Vec<f64> = row.into_iter().map(f64::from).collect();
-                let expected = distance(&probe, &row) - distance(&probe, &mean(rows));
-                let found = skills[skill] - strangers[stranger];
-                // Products are f32, and what both distances share is not small.
-                assert!((found - expected).abs() < 1e-4 * (1.0 + distance(&probe, &row)), "{found} is not {expected}");
-            }
         }
     }
 

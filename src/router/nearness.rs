@@ -1,0 +1,172 @@
+//! How much nearer a prompt is to a skill than to anything in the background, as planes that fold into the skills' rows of weights.
+//! Never sees names.
+
+use super::solve::{Solved, dot, quantile, sampled, some, times};
+use super::{
+    Settings,
+    cholesky::Cholesky,
+    ledger::{Known, Ledger},
+};
+use socius_kernels::linear::{PackedLinear, WeightType};
+
+/// How much nearer a prompt is to a skill's mean than to the nearest background prompt: about 1 for a skill's own prompts. Distances are
+/// Mahalanobis', P being the inverse of the prompts' covariance around the means of their skills, shrunk towards its mean variance. What
+/// both distances share cancels: `|x − b|² − |x − m|² = g_m(x) − g_b(x)` with `g_z(x) = 2 zᵀPx − zᵀPz`.
+pub(super) struct Nearness {
+    skills: Planes,
+    background: Planes,
+    /// What a skill's own prompts have in the median.
+    unit: f64,
+}
+
+/// `g_z` of some points.
+struct Planes {
+    /// `2 P z`, `[points, hidden]`.
+    weights: Vec<f32>,
+    packed: PackedLinear,
+    /// `−zᵀPz`.
+    biases: Vec<f64>,
+}
+
+impl Nearness {
+    /// `strangers` are the background's rows, centred, `[rows, hidden]`.
+    pub(super) fn new(ledger: &Ledger, solved: &Solved, strangers: &[f32], settings: Settings) -> Self {
+        let hidden = solved.mean.len();
+        let groups: Vec<_> = ledger.skills.values().map(|known| (&*known.sum, known.rows as f64)).collect();
+        let covariance = ledger.statistics.within(&groups, settings.shrinkage);
+        let inverse = Cholesky::new(covariance, hidden).inverse();
+        let metric = PackedLinear::new(&inverse, (hidden, hidden), WeightType::F32);
+        let mean = |(sum, rows): &(&[f64], f64)| {
+            sum.iter().zip(&solved.mean).map(|(sum, mean)| (sum / rows - mean) as f32).collect::<Vec<_>>()
+        };
+        let skills = Planes::new(&metric, &groups.iter().flat_map(mean).collect::<Vec<_>>());
+        let background = Planes::new(&metric, strangers);
+        let own = skills.own(ledger, solved);
+        let rows: Vec<f32> = own.iter().flat_map(|(row, _)| row.iter().copied()).collect();
+        let nearest = background.of(&rows);
+        let nearer =
+            own.iter().zip(nearest.chunks_exact(background.biases.len())).map(|((_, own), others)| own - most(others));
+        // Skills whose prompts are the background's own are no nearer to anything.
+        let unit = quantile(nearer.collect(), 0.5);
+        Self { skills, background, unit: if unit > 0.0 { unit } else { f64::INFINITY } }
+    }
+
+    /// By how much each background prompt is nearer to every skill than to the nearest of the others.
+    pub(super) fn of_background(&self, strangers: &[f32]) -> Vec<Vec<f64>> {
+        let count = self.background.biases.len();
+        let others = self.background.of(strangers);
+        let skills = self.skills.of(strangers);
+        let nearest = others
+            .chunks_exact(count)
+            .enumerate()
+            .map(|(own, others)| most(&others[..own]).max(most(&others[own + 1..])));
+        let nearer = skills.chunks_exact(self.skills.biases.len()).zip(nearest);
+        nearer.map(|(skills, nearest)| skills.iter().map(|skill| (skill - nearest) / self.unit).collect()).collect()
+    }
+
+    /// Weights and bias of each skill as they count in a score: half, by `unit`.
+    pub(super) fn skills(&self) -> impl Iterator<Item = (impl Iterator<Item = f64>, f64)> {
+        self.skills.halves(self.unit)
+    }
+
+    /// The same of each background prompt.
+    pub(super) fn background(&self) -> impl Iterator<Item = (impl Iterator<Item = f64>, f64)> {
+        self.background.halves(self.unit)
+    }
+}
+
+impl Planes {
+    /// Of centred points, `[points, hidden]`.
+    fn new(metric: &PackedLinear, points: &[f32]) -> Self {
+        let mut weights = times(metric, points);
+        let hidden = metric.inputs();
+        let biases: Vec<f64> =
+            weights.chunks_exact(hidden).zip(points.chunks_exact(hidden)).map(|(a, b)| -dot(a, b)).collect();
+        weights.iter_mut().for_each(|weight| *weight *= 2.0);
+        let packed = PackedLinear::new(&weights, (biases.len(), hidden), WeightType::F32);
+        Self { weights, packed, biases }
+    }
+
+    /// Of centred rows, `[rows, hidden]`: `[rows, points]`.
+    fn of(&self, rows: &[f32]) -> Vec<f64> {
+        let products = times(&self.packed, rows);
+        let biases = self.biases.iter().cycle();
+        products.iter().zip(biases).map(|(product, bias)| f64::from(*product) + bias).collect()
+    }
+
+    /// Some prompts of every skill, centred, each with what the skill's own plane says of it.
+    fn own(&self, ledger: &Ledger, solved: &Solved) -> Vec<(Vec<f32>, f64)> {
+        let hidden = solved.mean.len();
+        let count = sampled(ledger.skills.len());
+        let planes = self.weights.chunks_exact(hidden).zip(&self.biases);
+        let of = |(known, (weights, bias)): (&Known, (&[f32], &f64))| {
+            let rows = solved.centre(&some(known, count, hidden));
+            rows.chunks_exact(hidden).map(|row| (row.to_vec(), dot(row, weights) + bias)).collect::<Vec<_>>()
+        };
+        ledger.skills.values().zip(planes).flat_map(of).collect()
+    }
+
+    fn halves(&self, unit: f64) -> impl Iterator<Item = (impl Iterator<Item = f64>, f64)> {
+        let half = move |weight: &f32| f64::from(*weight) / (2.0 * unit);
+        let biases = self.biases.iter().map(move |bias| bias / (2.0 * unit));
+        self.weights.chunks_exact(self.packed.inputs()).map(move |weights| weights.iter().map(half)).zip(biases)
+    }
+}
+
+fn most(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{
+        solve::{
+            fit,
+            tests::{SETTINGS, data, ledger},
+        },
+        statistics::unit,
+    };
+    use super::*;
+
+    #[test]
+    fn nearness_is_the_distance_to_a_background_prompt_less_that_to_the_skills_mean() {
+        let [a, b, background] = data();
+        let ledger = ledger(&[&a, &b], &background);
+        let (solved, _) = fit(&ledger, SETTINGS);
+        let strangers: Vec<f32> = background.rows().flat_map(|row| solved.centre(&unit(row))).collect();
+        let near = Nearness::new(&ledger, &solved, &strangers, SETTINGS);
+        let rows = |features: &RoutingFeatures| features.rows().map(unit).collect::<Vec<_>>();
+        let mean = |rows: &[Vec<f32>]| -> Vec<f64> {
+            (0..5).map(|i| rows.iter().map(|row| f64::from(row[i])).sum::<f64>() / rows.len() as f64).collect()
+        };
+        let groups = [rows(&a), rows(&b)];
+        let count = groups.concat().len() as f64;
+        let mut covariance = vec![0.0; 25];
+        for rows in &groups {
+            let mean = mean(rows);
+            for row in rows {
+                let from_mean = |i: usize| f64::from(row[i]) - mean[i];
+                (0..25).for_each(|at| covariance[at] += from_mean(at / 5) * from_mean(at % 5) / count);
+            }
+        }
+        let ridge = (0..5).map(|i| covariance[6 * i]).sum::<f64>() / 5.0;
+        (0..5).for_each(|i| covariance[6 * i] += ridge);
+        let metric = Cholesky::new(covariance, 5).inverse();
+        let distance = |x: &[f32], z: &[f64]| -> f64 {
+            let apart = |i: usize| f64::from(x[i]) - z[i];
+            (0..25).map(|at| apart(at / 5) * f64::from(metric[at]) * apart(at % 5)).sum()
+        };
+        let probe = unit(&[0.3, -1.0, 2.0, 0.1, 0.7]);
+        let centred = solved.centre(&probe);
+        let (skills, strangers) = (near.skills.of(&centred), near.background.of(&centred));
+        for (skill, rows) in groups.iter().enumerate() {
+            for (stranger, row) in background.rows().map(unit).enumerate() {
+                let row: Vec<f64> = row.into_iter().map(f64::from).collect();
+                let expected = distance(&probe, &row) - distance(&probe, &mean(rows));
+                let found = skills[skill] - strangers[stranger];
+                // Products are f32, and what both distances share is not small.
+                assert!((found - expected).abs() < 1e-4 * (1.0 + distance(&probe, &row)), "{found} is not {expected}");
+            }
+        }
+    }
+}
