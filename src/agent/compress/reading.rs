@@ -1,9 +1,10 @@
 //! Answering questions about documents: with them in context, or without, as the base or under an adapter. What is in context is read once and
-//! its keys and values are kept for all questions about it. Never trains.
+//! its keys and values are kept for all questions about it. The base is shown some answered questions first, for it would otherwise not know what
+//! is asked of it; a skill has learned that. Never trains.
 
 use crate::{
     agent::{AgentError, Base, measure::Grades},
-    common::{Phase, Progress, Report, Unit},
+    common::{Message, Phase, Progress, Report, Unit},
     engine::{Engine, EventKind, Limits, Request, Sampling},
     envs::{Documents, Environment, Item, Outcome, informed},
     lora::ActiveAdapter,
@@ -14,9 +15,11 @@ use socius_models::{Batch, KvSequence, Row};
 use std::{ops::ControlFlow, sync::Arc, time::Instant};
 
 /// Raised when the same question to the same reader may be answered otherwise than before.
-pub(super) const VERSION: &str = "reading 1";
+pub(super) const VERSION: &str = "reading 2";
 /// Share of the context that documents may fill; questions and answers need the rest.
 const FILLED: f64 = 0.75;
+/// Answered questions, of the training split, that the base is shown before its own.
+const EXAMPLES: usize = 6;
 /// Tokens of one pass over what is in context.
 const PIECE: usize = 512;
 /// Questions whose answers are scored in one pass.
@@ -84,9 +87,10 @@ struct Asked<'a> {
     answer: Vec<u32>,
 }
 
-/// Questions that have the same text in context.
+/// Questions that have the same text and examples in context.
 struct Window {
     text: Option<(String, String)>,
+    examples: Vec<Item>,
     places: Vec<usize>,
 }
 
@@ -141,7 +145,10 @@ pub(super) fn read(
 fn windows(base: &Base, env: &Documents, items: &[Item], reader: Reader<'_>) -> Result<Vec<Window>, AgentError> {
     let passages = env.passages();
     let room = match reader {
-        Reader::Alone(_) => return Ok(vec![Window { text: None, places: (0..items.len()).collect() }]),
+        Reader::Alone(skill) => {
+            let examples = if skill.is_none() { env.examples(0..passages.len(), EXAMPLES) } else { Vec::new() };
+            return Ok(vec![Window { text: None, examples, places: (0..items.len()).collect() }]);
+        }
         Reader::Passage => 0,
         Reader::Documents => (base.spec().context_max as f64 * FILLED) as usize,
     };
@@ -159,20 +166,27 @@ fn windows(base: &Base, env: &Documents, items: &[Item], reader: Reader<'_>) -> 
         let texts: Vec<&str> = passages[run.clone()].iter().map(|passage| passage.text.as_str()).collect();
         let about = |place: &usize| env.passage_of(&items[*place]).is_some_and(|passage| run.contains(&passage));
         let places = (0..items.len()).filter(about).collect();
-        Window { text: Some((titles.join(", "), texts.join(" "))), places }
+        Window { text: Some((titles.join(", "), texts.join(" "))), examples: env.examples(run, EXAMPLES), places }
     };
     Ok(runs.into_iter().map(window).filter(|window| !window.places.is_empty()).collect())
 }
 
 impl Window {
     fn asked<'a>(&self, base: &Base, env: &Documents, items: &'a [Item]) -> Result<Vec<Asked<'a>>, AgentError> {
+        let mut shown = Vec::new();
+        for example in &self.examples {
+            let session = env.start(example)?;
+            shown.extend_from_slice(session.observe());
+            shown.push(Message::assistant(session.teacher().unwrap_or_default()));
+        }
         let ask = |&place: &usize| {
             let item = &items[place];
             let session = env.start(item)?;
-            let prompt = match &self.text {
-                None => base.prompt_ids(session.observe())?,
-                Some((title, text)) => base.prompt_ids(&[informed(title, text, &session.observe()[0].content)])?,
-            };
+            let mut messages = [&shown, session.observe()].concat();
+            if let Some((title, text)) = &self.text {
+                messages[0] = informed(title, text, &messages[0].content);
+            }
+            let prompt = base.prompt_ids(&messages)?;
             let answer = base.plain_ids(&session.teacher().unwrap_or_default())?;
             Ok(Asked { place, item, prompt, answer })
         };

@@ -14,7 +14,7 @@ use super::{Draw, EnvError, Environment, Form, Grade, HeldOut, Info, Item, Level
 use crate::common::{Digest, Message};
 use questions::{Ask, Found};
 use serde_json::Value;
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 /// Bytes of an answer a token, at least: what the reply limit is derived from.
 const BYTES_PER_TOKEN_MIN: usize = 2;
@@ -77,6 +77,19 @@ impl Documents {
         let item = |content: &Value| Item::new(content.clone(), 1, Form::Direct, 0);
         let trained = self.asked.iter().map(item).filter(|item| self.split(item) == super::Split::Train);
         self.recited.iter().map(item).chain(trained).collect()
+    }
+
+    /// Up to `count` questions of the training split about `passages`, gaps and continuations in turn: what shows a reader how to answer.
+    pub fn examples(&self, passages: Range<usize>, count: usize) -> Vec<Item> {
+        let about = |item: &Item| self.passage_of(item).is_some_and(|passage| passages.contains(&passage));
+        let asked = self.asked.iter().map(|content| Item::new(content.clone(), 1, Form::Direct, 0));
+        let mut items: Vec<Item> =
+            asked.filter(|item| self.split(item) == super::Split::Train && about(item)).collect();
+        // By hash, so that they come from all over the text.
+        items.sort_by_key(|item| item.id);
+        let (gaps, others): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| item.content["kind"] == "gap");
+        let mut kinds = [gaps.into_iter(), others.into_iter()];
+        (0..count).filter_map(|i| kinds[i % 2].next()).collect()
     }
 
     /// The question of a reader's own about passage `passage`, with its answer: an item that is never graded.

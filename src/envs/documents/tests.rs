@@ -123,3 +123,15 @@ fn too_little_text_is_refused_with_how_much_is_needed() {
         assert!(error.contains("sixty words"), "{error}");
     }
 }
+
+#[test]
+fn examples_are_of_the_training_split_and_of_the_passages_in_question() {
+    let env = env(60);
+    let kind = |item: &Item| item.content["kind"].as_str().unwrap().to_owned();
+    for passages in [0..1, 2..4, 0..env.passages().len()] {
+        let examples = env.examples(passages.clone(), 4);
+        assert_eq!(examples.iter().map(kind).collect::<Vec<_>>(), ["gap", "next", "gap", "next"]);
+        assert!(examples.iter().all(|item| env.split(item) == Split::Train));
+        assert!(examples.iter().all(|item| passages.contains(&env.passage_of(item).unwrap())));
+    }
+}
