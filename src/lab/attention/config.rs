@@ -111,7 +111,7 @@ pub struct PrefixConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScratchConfig {
-    /// Widths from the smallest, multiples of 16; the next is tried when one does not reach the quality.
+    /// Widths from the smallest: even, and multiples of 16 above that; the next is tried when one does not reach the quality.
     pub widths: Vec<usize>,
     /// Layers, each with attention and a four times as wide MLP.
     pub layers: usize,
@@ -202,8 +202,8 @@ impl Config {
             None if self.arms.contains(&Arm::Scratch) => {
                 return fault("the arm \"scratch\" needs its settings, [scratch]");
             }
-            Some(s) if s.widths.is_empty() || s.widths.iter().any(|width| *width == 0 || width % 16 != 0) => {
-                return fault("scratch.widths are multiples of 16");
+            Some(s) if s.widths.is_empty() || s.widths.iter().any(|&width| !is_width(width)) => {
+                return fault("scratch.widths are even up to 16, and multiples of 16 above that");
             }
             Some(s) if s.layers == 0 || s.batch == 0 || s.steps_max < 8 => {
                 return fault("scratch: layers and batch are above 0, steps_max is at least 8");
@@ -235,6 +235,11 @@ impl Config {
         }
         points
     }
+}
+
+/// Whether heads of 16, or one narrower, make up a model so wide; rotary positions turn pairs.
+fn is_width(width: usize) -> bool {
+    width > 0 && width.is_multiple_of(if width > 16 { 16 } else { 2 })
 }
 
 impl Point {
