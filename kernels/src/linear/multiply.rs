@@ -11,6 +11,11 @@ use std::ops::Range;
 /// Multiplications below which waking another thread (some 5 µs) costs more than it saves.
 const SERIAL_PRODUCTS_MAX: usize = 1 << 17;
 
+/// Multiplications that are worth a task of their own: of one row they read 128 kB of bf16, some 10 µs from memory.
+const TASK_PRODUCTS: usize = 1 << 16;
+/// Tasks that threads share out evenly enough, where there is less to do.
+const TASKS_MIN: usize = 16;
+
 /// Input rows as tiles read them: pairs of bf16, or f32 as they are.
 #[derive(Clone, Copy)]
 pub(crate) enum Operand<'a> {
@@ -97,10 +102,6 @@ impl<'a> Job<'a> {
     fn outputs(&self) -> usize {
         self.products[0].weight.outputs
     }
-
-    fn multiplications(&self) -> usize {
-        self.products.iter().map(Product::multiplications).sum()
-    }
 }
 
 impl Product<'_> {
@@ -138,7 +139,10 @@ pub(crate) fn run(variant: Variant, jobs: &[Job<'_>], write: Write) {
             tasks.extend(blocks.map(|start| Task { job, panel, rows: start..job.rows.min(start + count) }));
         }
     }
-    let work: usize = jobs.iter().map(Job::multiplications).sum();
+    let work = |task: &Task<'_>| {
+        let Task { job, rows, .. } = task;
+        rows.len() * job.products[0].weight.inputs * PANEL.min(job.outputs())
+    };
     for_each(&tasks, work, |task, next| {
         let first = |task: &Task<'_>| task.job.products[0].weight.panel(task.panel);
         run_task(variant, task, next.map_or(first(task), first), write);
@@ -146,41 +150,57 @@ pub(crate) fn run(variant: Variant, jobs: &[Job<'_>], write: Write) {
 }
 
 /// `run(item, the next one)` for every item, on one thread where there is little to do.
-fn for_each<T: Sync>(items: &[T], multiplications: usize, run: impl Fn(&T, Option<&T>) + Sync) {
-    let run = |(i, item): (usize, &T)| run(item, items.get(i + 1));
-    if multiplications <= SERIAL_PRODUCTS_MAX || items.len() < 2 || rayon::current_num_threads() == 1 {
-        items.iter().enumerate().for_each(run);
-    } else {
-        // One by one: a panel of 32 rows takes as long as 40 adapters' factors of one, and rayon would hand out items by their count.
-        items.par_iter().enumerate().with_max_len(1).for_each(run);
+fn for_each<T: Sync>(items: &[T], multiplications: impl Fn(&T) -> usize, run: impl Fn(&T, Option<&T>) + Sync) {
+    let run = |i: usize| run(&items[i], items.get(i + 1));
+    let all = items.iter().map(&multiplications).sum::<usize>();
+    if all <= SERIAL_PRODUCTS_MAX || items.len() < 2 || rayon::current_num_threads() == 1 {
+        return (0..items.len()).for_each(run);
     }
+    // Neighbours of little work, as adapters' factors are, go together; a panel of 32 rows goes by itself. Rayon would share them out by
+    // their count.
+    let enough = TASK_PRODUCTS.min(all / TASKS_MIN);
+    let mut ends = Vec::with_capacity(items.len());
+    let mut held = 0;
+    for (i, item) in items.iter().enumerate() {
+        held += multiplications(item);
+        if held >= enough || i + 1 == items.len() {
+            ends.push(i + 1);
+            held = 0;
+        }
+    }
+    let group = |group: usize| (group.checked_sub(1).map_or(0, |before| ends[before])..ends[group]).for_each(run);
+    (0..ends.len()).into_par_iter().with_max_len(1).for_each(group);
 }
 
 /// Adds every product to the rows of the output that it names, which hold the sum so far: `sums`, `[rows, outputs]` each, of the
 /// same linear as the product. A task is a whole product, read in one stream. Where there is an output beside the sum, the
 /// finished rows are added to it.
 pub(crate) fn run_streams(variant: Variant, streams: &[Stream<'_>]) {
-    let work = streams.iter().map(|stream| stream.product.multiplications()).sum();
-    for_each(streams, work, |stream, next| {
-        let Stream { product, sums, onto } = stream;
-        let (rows, outputs) = (product.rows.clone(), product.weight.outputs);
-        assert!(product.x.holds(rows.len(), product.weight.inputs), "an input of [{}, _]", rows.len());
-        let panels = outputs.div_ceil(PANEL);
-        let ahead = STREAM_AHEAD.div_ceil(product.weight.panel_bytes().max(1));
-        for panel in 0..panels {
-            let next = match next {
-                Some(next) if panel + ahead >= panels => next.product.weight.panel(panel + ahead - panels),
-                _ => product.weight.panel(panel + ahead),
-            };
-            let place = Place { panel, columns: PANEL.min(outputs - panel * PANEL), y_row: outputs, accumulate: true };
-            add_product(variant, product, &rows, (place, next), sums.at(rows.start * outputs + panel * PANEL));
-        }
-        if let Some(onto) = onto {
-            // SAFETY: streams differ in rows or outputs, and their rows are inside both.
-            let [y, sums] = [onto, sums].map(|of| unsafe { of.slice(rows.start * outputs, rows.len() * outputs) });
-            y.iter_mut().zip(sums).for_each(|(y, sum)| *y += *sum);
-        }
-    });
+    for_each(
+        streams,
+        |stream| stream.product.multiplications(),
+        |stream, next| {
+            let Stream { product, sums, onto } = stream;
+            let (rows, outputs) = (product.rows.clone(), product.weight.outputs);
+            assert!(product.x.holds(rows.len(), product.weight.inputs), "an input of [{}, _]", rows.len());
+            let panels = outputs.div_ceil(PANEL);
+            let ahead = STREAM_AHEAD.div_ceil(product.weight.panel_bytes().max(1));
+            for panel in 0..panels {
+                let next = match next {
+                    Some(next) if panel + ahead >= panels => next.product.weight.panel(panel + ahead - panels),
+                    _ => product.weight.panel(panel + ahead),
+                };
+                let place =
+                    Place { panel, columns: PANEL.min(outputs - panel * PANEL), y_row: outputs, accumulate: true };
+                add_product(variant, product, &rows, (place, next), sums.at(rows.start * outputs + panel * PANEL));
+            }
+            if let Some(onto) = onto {
+                // SAFETY: streams differ in rows or outputs, and their rows are inside both.
+                let [y, sums] = [onto, sums].map(|of| unsafe { of.slice(rows.start * outputs, rows.len() * outputs) });
+                y.iter_mut().zip(sums).for_each(|(y, sum)| *y += *sum);
+            }
+        },
+    );
 }
 
 /// How far ahead, in bytes, a stream asks memory for what it reads: its panels are short.
