@@ -91,6 +91,11 @@ impl Layout {
         self.prefix.positions
     }
 
+    /// Parameters that every token is multiplied by: all of an adapter's, none of a prefix's, which are attended to.
+    pub fn factors(&self) -> usize {
+        if self.positions() > 0 { 0 } else { self.len() }
+    }
+
     /// Where the keys and the values of a layer's prefix lie in θ, each `[positions, kv_dim]`, row-major.
     pub fn keys_and_values(&self, layer: usize) -> [Range<usize>; 2] {
         let len = self.prefix.positions * self.prefix.width;

@@ -74,14 +74,9 @@ impl Spent {
     /// Operations of training. A prefix of p positions has attention's products with them instead of factors: two forward, five backward.
     fn training(&self, spec: &Spec) -> f64 {
         let attention = 2.0 * 7.0 * (spec.layers * spec.q_dim() * self.layout.positions()) as f64;
-        training(spec, factors(&self.layout), self.trained_tokens, self.scored_tokens)
+        training(spec, self.layout.factors(), self.trained_tokens, self.scored_tokens)
             + attention * self.trained_tokens as f64
     }
-}
-
-/// Parameters that every token is multiplied by.
-fn factors(layout: &Layout) -> usize {
-    if layout.positions() > 0 { 0 } else { layout.len() }
 }
 
 /// Bytes of keys and values of `tokens`.
@@ -133,7 +128,7 @@ pub(super) fn price(base: &Base, paid: &Paid<'_>) -> Price {
         bytes: kv_bytes(base, document_tokens),
     };
     let by_skill = Query {
-        flops: after(spec, factors(layout), layout.positions(), asked(skill), answer),
+        flops: after(spec, layout.factors(), layout.positions(), asked(skill), answer),
         seconds: skill.seconds / queries as f64,
         bytes: adapter_bytes(layout.len()),
     };

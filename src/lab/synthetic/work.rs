@@ -42,12 +42,7 @@ pub fn forward_under(spec: &Spec, layout: &Layout, stretch: Stretch) -> f64 {
     if layout.is_whole() {
         return forward(spec, stretch);
     }
-    forward(spec, stretch) + 2.0 * factors(layout) * stretch.tokens as f64
-}
-
-/// Parameters that every token is multiplied by, of a learner over the frozen base.
-fn factors(layout: &Layout) -> f64 {
-    if layout.positions() > 0 { 0.0 } else { layout.len() as f64 }
+    forward(spec, stretch) + 2.0 * (layout.factors() * stretch.tokens) as f64
 }
 
 /// Forward and backward of a learner. Of an adapter over the frozen base: the gradient goes back through the base's weights and the head (2 a weight),
@@ -58,7 +53,7 @@ pub fn train_under(spec: &Spec, layout: &Layout, stretch: Stretch) -> f64 {
         return train_whole(spec, stretch);
     }
     let back = linears(spec, stretch) + head(spec, stretch);
-    forward(spec, stretch) + back + 2.5 * attention(spec, stretch) + 6.0 * factors(layout) * stretch.tokens as f64
+    forward(spec, stretch) + back + 2.5 * attention(spec, stretch) + 6.0 * (layout.factors() * stretch.tokens) as f64
 }
 
 /// Forward and backward of all parameters: every weight's own gradient is another 2 a weight and token.
