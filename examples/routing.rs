@@ -2,11 +2,12 @@
 //! learned in, and `benches/none.txt`; among distractors, by the router, by words and by weights. Prints the tables of
 //! docs/results.md. Never learns, and leaves the library as it is.
 //!
-//!     SOCIUS_HOME=… cargo run --release --example routing [PROMPTS [DISTRACTORS [NONE.txt]]]
+//!     SOCIUS_HOME=… cargo run --release --example routing [PROMPTS [DISTRACTORS [SEED [NONE.txt]]]]
 //!
 //! `PROMPTS` (default 500) are spread over the environments of the skills. A prompt is routed right if the choice is a skill of its
-//! environment and level; of several, any is. `DISTRACTORS` (default 500) are skills known by eight made-up requests each, an
-//! instruction and a topic that no other has; they have no adapter, so an answer under one is wrong, and weights cannot choose them.
+//! environment and level; of several, any is. `SEED` (default 0) draws other test prompts. `DISTRACTORS` (default 500) are skills known
+//! by eight made-up requests each, an instruction and a topic that no other has; they have no adapter, so an answer under one is
+//! wrong, and weights cannot choose them.
 
 use anyhow::{Context, ensure};
 use socius::{
@@ -131,11 +132,12 @@ type Choices = Vec<Option<SkillName>>;
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let number = |place: usize, usual: usize| arguments.get(place).map_or(Ok(usual), |n| n.parse());
+    let number = |place: usize, usual: usize| arguments.get(place).map_or(Ok(usual), |n| n.parse::<usize>());
     let wanted = number(0, 500).context("PROMPTS is a number")?;
     let distractors = number(1, 500).context("DISTRACTORS is a number")?;
     ensure!(distractors <= VERBS.len() * TOPICS.len(), "there are no more than {}", VERBS.len() * TOPICS.len());
-    let none = arguments.get(2).map_or("benches/none.txt", String::as_str);
+    let seed = Seed::new(number(2, 0).context("SEED is a number")? as u64).purpose("routing");
+    let none = arguments.get(3).map_or("benches/none.txt", String::as_str);
     let none = fs::read_to_string(none).with_context(|| none.to_owned())?;
     let choice = BaseChoice { model: fetch::DEFAULT_MODEL.into(), device: DeviceChoice::Auto, dtype: Dtype::Bf16 };
     let session = Session::open(&choice, Home::from_env()?, &mut Silent)?;
@@ -146,12 +148,12 @@ fn main() -> anyhow::Result<()> {
     for (i, task) in learned.keys().enumerate() {
         // What an environment of few questions lacks, the others make up for.
         let share = (wanted - asked.len()).div_ceil(learned.len() - i);
-        asked.extend(test_prompts(task, share)?);
+        asked.extend(test_prompts(task, share, seed)?);
     }
     let of_skills = asked.len();
     let unseen = envs::NAMES.iter().filter(|env| !learned.keys().any(|(name, _)| name.split('@').next() == Some(env)));
     for env in unseen {
-        let prompts = test_prompts(&((*env).to_owned(), 1), 25)?;
+        let prompts = test_prompts(&((*env).to_owned(), 1), 25, seed)?;
         asked.extend(prompts.into_iter().map(|asked| Asked { task: None, ..asked }));
     }
     let tasks = asked.len();
@@ -190,7 +192,7 @@ fn learned(session: &Session) -> anyhow::Result<Skills> {
     Ok(skills)
 }
 
-fn test_prompts(task: &Task, count: usize) -> anyhow::Result<Vec<Asked>> {
+fn test_prompts(task: &Task, count: usize, seed: Seed) -> anyhow::Result<Vec<Asked>> {
     let env = envs::find(&task.0)?;
     let asked = |item: &Item| {
         let text = env.start(item)?.observe()[0].content.clone();
@@ -198,7 +200,7 @@ fn test_prompts(task: &Task, count: usize) -> anyhow::Result<Vec<Asked>> {
         Ok(Asked { text, task: Some(task.clone()), item: Some(item.clone()), held_out })
     };
     let query = Query::new(Split::Test, task.1);
-    envs::items(&*env, &query, Seed::new(0).purpose("routing"), count)?.iter().map(asked).collect()
+    envs::items(&*env, &query, seed, count)?.iter().map(asked).collect()
 }
 
 /// The router over the library and the distractors.
