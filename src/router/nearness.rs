@@ -127,6 +127,7 @@ mod tests {
         statistics::unit,
     };
     use super::*;
+    use crate::library::RoutingFeatures;
 
     #[test]
     fn nearness_is_the_distance_to_a_background_prompt_less_that_to_the_skills_mean() {
