@@ -1,6 +1,6 @@
 """What HTTP costs: 32 streams that decode through a server against as many rows of `socius bench decode`, in turn. Standard library only.
 
-    python3 benches/http.py --binary target/release/socius --models ~/.local/share/socius/models
+    python3 benches/overhead.py --binary target/release/socius --models ~/.local/share/socius/models
 
 Prints a line a round and then one JSON object. The load generator has its part of the same processors.
 """
