@@ -42,6 +42,15 @@ def engine(args, home):
 def main():
     args = arguments()
     server = local.Server(args.binary, ["--parallel", args.streams, "--weights", args.weights], args.models)
+    try:
+        rounds = measure(args, server)
+    finally:
+        code = server.end()
+    ratio = statistics.median(one["http"] / one["engine"] for one in rounds)
+    print(json.dumps({"rounds": rounds, "median_ratio": round(ratio, 3), "exit": code}))
+
+
+def measure(args, server):
     rounds = []
     for seed in range(args.rounds + 1):
         load = serve.Load(server.url, args.streams, args.streams, WORDS, args.tokens, seed=seed)
@@ -53,8 +62,7 @@ def main():
         if seed > 0:
             rounds.append({"http": report["decode_tokens_per_s"], "engine": alone})
             print(f"HTTP {rounds[-1]['http']}, engine {alone:.1f} tokens/s", flush=True)
-    ratio = statistics.median(one["http"] / one["engine"] for one in rounds)
-    print(json.dumps({"rounds": rounds, "median_ratio": round(ratio, 3), "exit": server.end()}))
+    return rounds
 
 
 main()

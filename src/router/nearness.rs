@@ -36,10 +36,8 @@ impl Nearness {
         let covariance = ledger.statistics.within(&groups, settings.shrinkage);
         let inverse = Cholesky::new(covariance, hidden).inverse();
         let metric = PackedLinear::new(&inverse, (hidden, hidden), WeightType::F32);
-        let mean = |(sum, rows): &(&[f64], f64)| {
-            sum.iter().zip(&solved.mean).map(|(sum, mean)| (sum / rows - mean) as f32).collect::<Vec<_>>()
-        };
-        let skills = Planes::new(&metric, &groups.iter().flat_map(mean).collect::<Vec<_>>());
+        let centroids: Vec<f32> = ledger.skills.values().flat_map(|known| solved.centroid(known)).collect();
+        let skills = Planes::new(&metric, &centroids);
         let background = Planes::new(&metric, strangers);
         let own = skills.own(ledger, solved);
         let rows: Vec<f32> = own.iter().flat_map(|(row, _)| row.iter().copied()).collect();

@@ -141,6 +141,12 @@ impl Solved {
         rows.chunks_exact(self.mean.len()).flat_map(centre).collect()
     }
 
+    /// The mean of a skill's rows, centred.
+    pub(super) fn centroid(&self, known: &Known) -> Vec<f32> {
+        let rows = known.rows as f64;
+        known.sum.iter().zip(&self.mean).map(|(sum, mean)| (sum / rows - mean) as f32).collect()
+    }
+
     /// `xᵀ A⁻¹ x + 1/n` of centred rows.
     fn leverages(&self, centred: &[f32]) -> Vec<f64> {
         let solved = times(&self.inverse, centred);
@@ -174,9 +180,7 @@ fn left_out(solved: &Solved, known: &Known, weights: &[f32], share: f64, count: 
     let leverages = solved.leverages(&centred);
     let without = scores.iter().zip(&leverages).map(|(score, leverage)| 1.0 - (1.0 - score) / (1.0 - leverage));
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-    let centre: Vec<f32> =
-        known.sum.iter().zip(&solved.mean).map(|(sum, mean)| (sum / known.rows as f64 - mean) as f32).collect();
-    let apart = dot(&centre, weights) + share - mean(&scores);
+    let apart = dot(&solved.centroid(known), weights) + share - mean(&scores);
     mean(&without.collect::<Vec<_>>()) + apart / (1.0 - mean(&leverages))
 }
 

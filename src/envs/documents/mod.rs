@@ -74,17 +74,18 @@ impl Documents {
 
     /// What may be trained on: long continuations all over the text, and the graded questions of the training split.
     pub fn lessons(&self) -> Vec<Item> {
-        let item = |content: &Value| Item::new(content.clone(), 1, Form::Direct, 0);
-        let trained = self.asked.iter().map(item).filter(|item| self.split(item) == super::Split::Train);
-        self.recited.iter().map(item).chain(trained).collect()
+        self.recited.iter().map(item).chain(self.trained()).collect()
+    }
+
+    /// The graded questions of the training split.
+    fn trained(&self) -> impl Iterator<Item = Item> {
+        self.asked.iter().map(item).filter(|item| self.split(item) == super::Split::Train)
     }
 
     /// Up to `count` questions of the training split about `passages`, gaps and continuations in turn: what shows a reader how to answer.
     pub fn examples(&self, passages: Range<usize>, count: usize) -> Vec<Item> {
         let about = |item: &Item| self.passage_of(item).is_some_and(|passage| passages.contains(&passage));
-        let asked = self.asked.iter().map(|content| Item::new(content.clone(), 1, Form::Direct, 0));
-        let mut items: Vec<Item> =
-            asked.filter(|item| self.split(item) == super::Split::Train && about(item)).collect();
+        let mut items: Vec<Item> = self.trained().filter(about).collect();
         // By hash, so that they come from all over the text.
         items.sort_by_key(|item| item.id);
         let (gaps, others): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| item.content["kind"] == "gap");
@@ -113,6 +114,11 @@ impl Documents {
 /// A question to somebody who has `text` before their eyes.
 pub fn informed(title: &str, text: &str, question: &str) -> Message {
     Message::user(format!("Here is {title}:\n\n{text}\n\n{question}"))
+}
+
+/// A question in its first wording.
+fn item(content: &Value) -> Item {
+    Item::new(content.clone(), 1, Form::Direct, 0)
 }
 
 fn id(content: &Value) -> Digest {
