@@ -11,6 +11,9 @@ use crate::{
 };
 use std::sync::Arc;
 
+/// Tokens kept because prompts may begin with them: some beginnings of each adapter's.
+const PREFIX_TOKENS_MAX: usize = 4096;
+
 /// A question, and who answers it.
 #[derive(Clone)]
 pub struct Place<'a> {
@@ -127,7 +130,8 @@ fn run(
 ) -> Result<Vec<(Vec<u32>, Completion)>, AgentError> {
     let prompts: Vec<Vec<u32>> = requests.iter().map(|request| request.prompt.clone()).collect();
     let total = requests.iter().map(|request| request.samples.end - request.samples.start).sum::<u64>();
-    let mut engine = Engine::new(base.model.clone(), Limits::default());
+    let limits = Limits { prefix_tokens_max: PREFIX_TOKENS_MAX, ..Limits::default() };
+    let mut engine = Engine::new(base.model.clone(), limits);
     let mut done = 0;
     let label = play.places.first().map_or("nothing", |place| &place.env.info().name);
     let groups = engine.run_all(requests, &mut |event| {

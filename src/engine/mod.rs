@@ -267,6 +267,7 @@ impl Engine {
     ) -> Result<Option<Vec<Vec<Completion>>>, EngineError> {
         assert_eq!(self.in_flight(), 0, "run_all has the engine to itself");
         requests.iter().try_for_each(|request| self.check(request))?;
+        self.read_beginnings(&requests)?;
         let mut completions: Vec<Vec<Completion>> = requests.iter().map(unfinished).collect();
         let mut places = HashMap::new();
         for (place, request) in requests.into_iter().enumerate() {
@@ -290,6 +291,28 @@ impl Engine {
             }
         }
         Ok(Some(completions))
+    }
+
+    /// Reads what the prompts of each generation begin with in common, so that those that enter together share it too.
+    fn read_beginnings(&mut self, requests: &[Request]) -> Result<(), EngineError> {
+        if self.limits.prefix_tokens_max == 0 {
+            return Ok(());
+        }
+        let mut groups: BTreeMap<Option<&str>, Vec<&Request>> = BTreeMap::new();
+        requests.iter().for_each(|request| groups.entry(step::generation(request)).or_default().push(request));
+        for group in groups.into_values().filter(|group| group.len() > 1) {
+            let first = group[0];
+            let shared = group.iter().map(|request| prefix::common(&first.prompt, &request.prompt)).min();
+            let beginning = &first.prompt[..shared.unwrap_or(0)];
+            if beginning.len() >= prefix::TOKENS_MIN {
+                let reading = Sampling { max_tokens: 1, ..Sampling::default() };
+                self.submit(Request::new(beginning.to_vec(), reading).under(first.adapter.clone()))?;
+            }
+        }
+        while self.in_flight() > 0 {
+            self.step()?;
+        }
+        Ok(())
     }
 
     /// Mean residual stream after `layer` layers of the base over each prompt: one `[hidden]` a prompt. The tokens that a prompt

@@ -4,9 +4,8 @@
 use socius_models::KvSequence;
 use std::{collections::HashSet, sync::Arc};
 
-/// Shared beginnings are cut to a multiple of this many tokens: attention takes keys by blocks of as many, in place where a block
-/// lies in one sequence.
-const BLOCK: usize = 64;
+/// Shorter beginnings are read again: every sequence that is continued is one more place where attention looks for keys.
+pub(super) const TOKENS_MIN: usize = 16;
 
 /// Sequences whose first tokens may be continued, the least recently used first. Lengths are those of prompts: a sequence may hold a trained
 /// prefix before its tokens.
@@ -23,17 +22,13 @@ struct Entry {
 }
 
 impl Prefixes {
-    /// The sequence that has most whole blocks of `prompt` in common under `generation`, and their tokens. The last token of a
-    /// prompt is always read anew, for what follows it.
+    /// The sequence that has most of `prompt` in common under `generation`, and how many tokens. The last token of a prompt is always
+    /// read anew, for what follows it.
     pub(super) fn longest(&mut self, generation: Option<&str>, prompt: &[u32]) -> Option<(Arc<KvSequence>, usize)> {
         let readable = &prompt[..prompt.len() - 1];
-        let common = |entry: &Entry| {
-            let same = entry.tokens.iter().zip(readable).take_while(|(a, b)| a == b).count();
-            same / BLOCK * BLOCK
-        };
         let under = self.entries.iter().enumerate().filter(|(_, entry)| entry.generation.as_deref() == generation);
-        let (len, at) = under.map(|(at, entry)| (common(entry), at)).max()?;
-        if len == 0 {
+        let (len, at) = under.map(|(at, entry)| (common(&entry.tokens, readable), at)).max()?;
+        if len < TOKENS_MIN {
             return None;
         }
         self.entries[at..].rotate_left(1);
@@ -43,7 +38,7 @@ impl Prefixes {
     /// Keeps `sequence` of `tokens`, in place of those that it begins with.
     pub(super) fn insert(&mut self, generation: Option<&str>, tokens: Vec<u32>, sequence: Arc<KvSequence>) {
         debug_assert!(tokens.len() <= sequence.len(), "a position for each token");
-        if tokens.len() < BLOCK {
+        if tokens.len() < TOKENS_MIN {
             return;
         }
         self.entries.retain(|entry| entry.generation.as_deref() != generation || !tokens.starts_with(&entry.tokens));
@@ -68,6 +63,11 @@ impl Prefixes {
     pub(super) fn sequences(&self) -> impl Iterator<Item = &Arc<KvSequence>> {
         self.entries.iter().map(|entry| &entry.sequence)
     }
+}
+
+/// Tokens that both begin with.
+pub(super) fn common(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 /// Tokens that `sequences` hold in memory, together with what they continue, each counted once.

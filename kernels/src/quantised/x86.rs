@@ -234,13 +234,17 @@ impl Codes for Avx2 {
             for v in 0..4 {
                 let both = pair(codes.add(64 * v));
                 let low = both!(|both| _mm256_and_si256(both, low_bits));
+                for r in 0..R {
+                    let (x, sum) = (_mm256_set1_epi32(four(x.add(r), v)), sums[r]);
+                    sums[r] = both!(|low, sum| _mm256_add_epi16(sum, _mm256_maddubs_epi16(low, x)));
+                }
+                here(sums.as_flattened_mut());
                 let high = both!(|both| _mm256_and_si256(_mm256_srli_epi16::<4>(both), low_bits));
                 for r in 0..R {
-                    for (codes, index) in [(low, v), (high, 4 + v)] {
-                        let (x, sum) = (_mm256_set1_epi32(four(x.add(r), index)), sums[r]);
-                        sums[r] = both!(|codes, sum| _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, x)));
-                    }
+                    let (x, sum) = (_mm256_set1_epi32(four(x.add(r), 4 + v)), sums[r]);
+                    sums[r] = both!(|high, sum| _mm256_add_epi16(sum, _mm256_maddubs_epi16(high, x)));
                 }
+                here(sums.as_flattened_mut());
             }
             for r in 0..R {
                 let (own, sum) = (acc[r], sums[r]);
@@ -264,6 +268,16 @@ impl Codes for Avx2 {
                 }
             }
         }
+    }
+}
+
+/// Does nothing, but needs every value in its register: what comes before is computed before, what comes after it after.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn here(sums: &mut [__m256i]) {
+    for sum in sums {
+        // SAFETY: no instruction.
+        unsafe { std::arch::asm!("/* {0} */", inout(ymm_reg) *sum, options(pure, nomem, nostack, preserves_flags)) };
     }
 }
 
