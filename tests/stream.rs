@@ -190,6 +190,15 @@ fn a_stream_that_is_killed_again_and_again_ends_at_the_same_bytes_and_then_compu
     let (again, signs) = run(&session, &whole, usize::MAX);
     assert_eq!((again.unwrap().to_json(), signs), (outcome.to_json(), 0), "all is known");
     fits_together(&outcome, &session);
+
+    // What is finished needs neither what was learned nor what was answered: on another machine it is a part of the same report.
+    let elsewhere = folder.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    for file in ["finished.jsonl", "cells.jsonl"] {
+        fs::copy(whole.join(file), elsewhere.join(file)).unwrap();
+    }
+    let (there, signs) = run(&session, &elsewhere, usize::MAX);
+    assert_eq!((there.unwrap().to_json(), signs), (outcome.to_json(), 0));
 }
 
 fn fits_together(outcome: &Outcome, session: &Session) {

@@ -276,8 +276,12 @@ impl Codes for Avx2 {
 #[target_feature(enable = "avx2")]
 fn here(sums: &mut [__m256i]) {
     for sum in sums {
+        let mut register = *sum;
         // SAFETY: no instruction.
-        unsafe { std::arch::asm!("/* {0} */", inout(ymm_reg) *sum, options(pure, nomem, nostack, preserves_flags)) };
+        unsafe {
+            std::arch::asm!("/* {0} */", inout(ymm_reg) register, options(pure, nomem, nostack, preserves_flags))
+        };
+        *sum = register;
     }
 }
 

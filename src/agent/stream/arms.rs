@@ -11,10 +11,11 @@ use super::{
 };
 use crate::{
     agent::AgentError,
-    common::Report,
+    common::{Digest, Report},
     lora::{ActiveAdapter, LoraWeights, Merge, MergeSettings, Part, merge},
     router::RouteBy,
 };
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// The routed library's name among arms.
@@ -25,7 +26,7 @@ const MERGED_RANK_MAX: usize = 128;
 const TIES_DENSITY: f64 = 0.2;
 
 /// One arm under one order and seed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ArmRun {
     /// `routed` or a baseline.
     pub arm: String,
@@ -79,6 +80,9 @@ pub(super) fn expected(desk: &Desk<'_>) -> Outlook {
     outlook.expect(ROUTED, desk.unlived());
     let mut arm = |baseline: Option<Baseline>, seed: u64, tasks: &[usize]| {
         let arm = baseline.map_or_else(|| ROUTED.to_owned(), |baseline| baseline.to_string());
+        if desk.is_finished(&arm, tasks, seed) {
+            return;
+        }
         for position in 0..tasks.len() {
             let (now, after) = (asked(baseline, tasks, position), &tasks[..=position]);
             let stage = Stage { arm: &arm, seed: Some(seed), after };
@@ -96,7 +100,36 @@ pub(super) fn expected(desk: &Desk<'_>) -> Outlook {
     outlook
 }
 
+/// What a whole arm depends on under one order and seed.
+fn key(desk: &Desk<'_>, arm: &str, tasks: &[usize], seed: u64) -> Digest {
+    let each: Vec<_> = tasks.iter().map(|&task| desk.identity(task)).collect();
+    desk.key("arm", &serde_json::json!([arm, seed, desk.names(tasks), each, desk.stream.items]))
+}
+
 impl Desk<'_> {
+    /// Whether an arm is known from its beginning to its end.
+    pub(super) fn is_finished(&self, arm: &str, tasks: &[usize], seed: u64) -> bool {
+        self.finished.borrow().get(&key(self, arm, tasks, seed)).is_some()
+    }
+
+    /// An arm from the memory of the run, which needs nothing that was learned for it; else as `live` has it.
+    fn whole(
+        &self,
+        arm: &str,
+        (order, tasks): (usize, &[usize]),
+        seed: u64,
+        live: impl FnOnce(ArmRun) -> Result<ArmRun, AgentError>,
+    ) -> Result<ArmRun, AgentError> {
+        let key = key(self, arm, tasks, seed);
+        if self.finished.borrow().get(&key).is_none() {
+            let run = live(ArmRun::new(arm, (order, tasks), seed))?;
+            self.finished.borrow_mut().insert(key, run)?;
+        }
+        let known = self.finished.borrow().get(&key).cloned().expect("it has been run");
+        // Where its tasks and its order stand in the file may have changed since.
+        Ok(ArmRun { order, tasks: tasks.to_vec(), ..known })
+    }
+
     /// The untouched base, on every task.
     pub(super) fn base_cells(&self, report: &mut dyn Report) -> Result<Vec<Cell>, AgentError> {
         let stage = Stage { arm: "base", seed: None, after: &[] };
@@ -112,8 +145,17 @@ impl Desk<'_> {
         report: &mut dyn Report,
     ) -> Result<ArmRun, AgentError> {
         let tasks = &self.stream.orders[order];
-        let first = order == 0 && seed == self.stream.seeds[0];
-        let mut run = ArmRun::new(ROUTED, (order, tasks), seed);
+        self.whole(ROUTED, (order, tasks), seed, |run| self.live_routed(run, outlook, report))
+    }
+
+    fn live_routed(
+        &self,
+        mut run: ArmRun,
+        outlook: &mut Outlook,
+        report: &mut dyn Report,
+    ) -> Result<ArmRun, AgentError> {
+        let (tasks, seed) = (run.tasks.clone(), run.seed);
+        let first = run.order == 0 && seed == self.stream.seeds[0];
         let mut skills = Vec::new();
         for (position, &task) in tasks.iter().enumerate() {
             let lived = self.life(task, seed, &skills, outlook, report)?;
@@ -124,7 +166,7 @@ impl Desk<'_> {
             skills.extend(skill);
             run.lives.push(lived);
             let stage = Stage { arm: ROUTED, seed: Some(seed), after: &tasks[..=position] };
-            let now = asked(None, tasks, position);
+            let now = asked(None, &tasks, position);
             let cells = match stage.known(self, now) {
                 Some(known) => known,
                 None => outlook.time(&asking(ROUTED), || {
@@ -146,9 +188,20 @@ impl Desk<'_> {
         outlook: &mut Outlook,
         report: &mut dyn Report,
     ) -> Result<ArmRun, AgentError> {
-        let (tasks, seed) = (&routed.tasks, routed.seed);
-        let arm = baseline.to_string();
-        let mut run = ArmRun::new(&arm, (routed.order, tasks), seed);
+        let place = (routed.order, &routed.tasks[..]);
+        self.whole(&baseline.to_string(), place, routed.seed, |run| {
+            self.live_baseline(baseline, (run, routed), outlook, report)
+        })
+    }
+
+    fn live_baseline(
+        &self,
+        baseline: Baseline,
+        (mut run, routed): (ArmRun, &ArmRun),
+        outlook: &mut Outlook,
+        report: &mut dyn Report,
+    ) -> Result<ArmRun, AgentError> {
+        let (tasks, seed, arm) = (&routed.tasks, routed.seed, run.arm.clone());
         let mut skills = Vec::new();
         for (position, &task) in tasks.iter().enumerate() {
             let now = asked(Some(baseline), tasks, position);

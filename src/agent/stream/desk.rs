@@ -1,6 +1,6 @@
 //! The run's own folder and everything that is opened once: what has been measured is found here by what it depends on. Decides nothing.
 
-use super::{cost::Spent, spec::Stream, spec::Task};
+use super::{arms::ArmRun, cost::Spent, spec::Stream, spec::Task};
 use crate::{
     agent::{AgentError, Base, Marks, Point, Session, fixed_items, route::features},
     common::{Digest, Home, Journal, JournalError, Message, Seed},
@@ -106,6 +106,7 @@ pub(super) struct Desk<'a> {
     pub(super) marks: Marks,
     pub(super) lives: RefCell<Journal<Life>>,
     pub(super) cells: RefCell<Journal<Cell>>,
+    pub(super) finished: RefCell<Journal<ArmRun>>,
     pub(super) published: RefCell<Journal<Published>>,
     cache: AdapterCache,
     background: OnceCell<RoutingFeatures>,
@@ -138,6 +139,7 @@ impl<'a> Desk<'a> {
             marks: Marks::open(&file("answers.jsonl"))?,
             lives: RefCell::new(Journal::open(&file("lives.jsonl"))?),
             cells: RefCell::new(Journal::open(&file("cells.jsonl"))?),
+            finished: RefCell::new(Journal::open(&file("finished.jsonl"))?),
             published: RefCell::new(Journal::open(&file("published.jsonl"))?),
             cache: AdapterCache::new(CACHE_BYTES),
             background: OnceCell::new(),

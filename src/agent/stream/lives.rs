@@ -6,6 +6,7 @@ use super::{
     desk::{Desk, Life, Skill},
     directory::Directory,
     outlook::Outlook,
+    spec::Stream,
 };
 use crate::{
     agent::{AgentError, Class, Learned, Lesson, learn_together},
@@ -71,8 +72,8 @@ impl Desk<'_> {
     pub(super) fn live_ahead(&self, outlook: &mut Outlook, report: &mut dyn Report) -> Result<(), AgentError> {
         let independent = |task: &usize| self.tasks[*task].task.independent;
         let tasks: Vec<usize> = (0..self.tasks.len()).filter(independent).collect();
-        let seeds = self.stream.seeds.iter();
-        let births = seeds.flat_map(|&seed| tasks.iter().map(move |&task| Birth { task, seed, parent: None }));
+        let births = self.open_seeds().into_iter();
+        let births = births.flat_map(|seed| tasks.iter().map(move |&task| Birth { task, seed, parent: None }));
         let open: Vec<Birth> = births.filter(|birth| self.known_life(&birth.key(self)).is_none()).collect();
         for births in open.chunks(self.stream.at_once) {
             outlook.time_all(ROUTED, births.len(), || self.live(births, report))?;
@@ -80,13 +81,19 @@ impl Desk<'_> {
         Ok(())
     }
 
+    /// Seeds under which the library is not known in every order.
+    fn open_seeds(&self) -> Vec<u64> {
+        let Stream { seeds, orders, .. } = self.stream;
+        let open = |seed: &u64| orders.iter().any(|order| !self.is_finished(ROUTED, order, *seed));
+        seeds.iter().copied().filter(open).collect()
+    }
+
     /// How many lives, of those that start from the base, have not been lived.
     pub(super) fn unlived(&self) -> usize {
         let births = self
-            .stream
-            .seeds
-            .iter()
-            .flat_map(|&seed| (0..self.tasks.len()).map(move |task| Birth { task, seed, parent: None }));
+            .open_seeds()
+            .into_iter()
+            .flat_map(|seed| (0..self.tasks.len()).map(move |task| Birth { task, seed, parent: None }));
         births.filter(|birth| self.known_life(&birth.key(self)).is_none()).count()
     }
 

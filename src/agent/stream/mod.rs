@@ -8,6 +8,7 @@
 //! FOLDER/
 //!   lives.jsonl        what each subagent, and each training of a baseline, came to
 //!   cells.jsonl        what each arm was worth on each task at each stage
+//!   finished.jsonl     arms from their beginning to their end; what was learned for them need not be there any more
 //!   answers.jsonl      how single questions were answered, by adapter and question
 //!   library/, runs/    the skills of all seeds and orders, and what is being learned
 //!   trained/           the baselines' adapters, as PEFT directories
@@ -38,7 +39,7 @@ pub use spec::{Baseline, Stream, StreamError, Task};
 
 use super::{AgentError, Session};
 use crate::common::Report;
-use arms::{ROUTED, expected};
+use arms::expected;
 use desk::Desk;
 use std::path::Path;
 
@@ -56,15 +57,16 @@ pub fn run_stream(
     let mut outlook = expected(&desk);
     let base = desk.base_cells(report)?;
     desk.live_ahead(&mut outlook, report)?;
+    // Seed by seed, so that what a sitting leaves is whole.
     let mut runs = Vec::new();
     for &seed in &stream.seeds {
+        let first = runs.len();
         for order in 0..stream.orders.len() {
             runs.push(desk.routed(order, seed, &mut outlook, report)?);
         }
-    }
-    for &baseline in &stream.baselines {
-        for routed in runs.clone().iter().filter(|run| run.arm == ROUTED && run.order == 0) {
-            runs.push(desk.baseline(baseline, routed, &mut outlook, report)?);
+        for &baseline in &stream.baselines {
+            let run = desk.baseline(baseline, &runs[first], &mut outlook, report)?;
+            runs.push(run);
         }
     }
     Ok(Outcome { stream: stream.clone(), base, runs })
