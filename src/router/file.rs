@@ -17,7 +17,7 @@ use socius_kernels::linear::{PackedLinear, WeightType};
 use std::collections::BTreeMap;
 
 /// Changes with the layout of either file, and with what is computed from the same skills.
-const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 const DIGEST: usize = 32;
 
 #[derive(Serialize, Deserialize)]

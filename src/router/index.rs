@@ -17,6 +17,7 @@ pub(super) struct Row {
     pub(super) generation: Digest,
     pub(super) promise: f64,
     pub(super) bias: f32,
+    pub(super) scale: f32,
     /// `[hidden]`.
     pub(super) weights: Vec<f32>,
 }
@@ -37,6 +38,8 @@ pub(super) struct Named {
     pub(super) generation: Digest,
     pub(super) promise: f64,
     pub(super) bias: f32,
+    /// What the skill's own prompts score before they are divided by it.
+    pub(super) scale: f32,
 }
 
 /// How near a prompt is to each prompt of the background.
@@ -66,7 +69,7 @@ pub struct Index {
     pub(super) skills: Vec<Named>,
     /// `[skills, hidden]`; none without skills.
     pub(super) weights: Option<PackedLinear>,
-    /// What is taken from every score is the most that any of these says; none without skills.
+    /// What is taken from every score, before it is scaled, is the most that any of these says; none without skills.
     pub(super) strangers: Option<Strangers>,
     pub(super) text: Bm25,
     pub(super) thresholds: Thresholds,
@@ -77,11 +80,12 @@ impl Index {
         let hidden = rows.first().map_or(0, |row| row.weights.len());
         let flat: Vec<f32> = rows.iter().flat_map(|row| row.weights.iter().copied()).collect();
         let weights = (!rows.is_empty()).then(|| PackedLinear::new(&flat, (rows.len(), hidden), WeightType::F32));
-        let skills = rows.into_iter().map(|Row { name, generation, promise, bias, .. }| Named {
+        let skills = rows.into_iter().map(|Row { name, generation, promise, bias, scale, .. }| Named {
             name,
             generation,
             promise,
             bias,
+            scale,
         });
         let (biases, away): (Vec<f32>, Vec<Vec<f32>>) = strangers.into_iter().unzip();
         let strangers = Strangers::new(hidden, biases, &away.concat());
@@ -110,7 +114,9 @@ impl Index {
         let row = unit(features);
         let nearest = self.strangers.as_ref().map_or(0.0, |strangers| strangers.nearest(&row));
         let products = times(weights, &row);
-        Ok(products.iter().zip(&self.skills).map(|(score, skill)| f64::from(score + skill.bias) - nearest).collect())
+        let score =
+            |(product, skill): (&f32, &Named)| (f64::from(product + skill.bias) - nearest) / f64::from(skill.scale);
+        Ok(products.iter().zip(&self.skills).map(score).collect())
     }
 
     /// Every skill's score of a prompt by its words: its BM25 score as a part of what a document could have at most.

@@ -7,6 +7,7 @@ use super::{
     cholesky::Cholesky,
     ledger::{Known, Ledger},
 };
+use rayon::prelude::*;
 use socius_kernels::linear::{PackedLinear, WeightType};
 
 /// How much nearer a prompt is to a skill's mean than to the nearest background prompt: about 1 for a skill's own prompts. Distances are
@@ -17,6 +18,8 @@ pub(super) struct Nearness {
     background: Planes,
     /// What a skill's own prompts have in the median.
     unit: f64,
+    /// What each skill's have in the mean, in that unit.
+    own: Vec<f64>,
 }
 
 /// `g_z` of some points.
@@ -26,6 +29,15 @@ struct Planes {
     packed: PackedLinear,
     /// `−zᵀPz`.
     biases: Vec<f64>,
+}
+
+/// How much nearer a skill's own prompts are to its mean than to the background.
+struct Sample {
+    /// Some of them.
+    nearer: Vec<f64>,
+    /// All of them in the mean. Were one background prompt the nearest to all, that would be linear and known from their sum; only by how much
+    /// another is nearer comes from the sample.
+    mean: f64,
 }
 
 impl Nearness {
@@ -39,14 +51,17 @@ impl Nearness {
         let centroids: Vec<f32> = ledger.skills.values().flat_map(|known| solved.centroid(known)).collect();
         let skills = Planes::new(&metric, &centroids);
         let background = Planes::new(&metric, strangers);
-        let own = skills.own(ledger, solved);
-        let rows: Vec<f32> = own.iter().flat_map(|(row, _)| row.iter().copied()).collect();
-        let nearest = background.of(&rows);
-        let nearer =
-            own.iter().zip(nearest.chunks_exact(background.biases.len())).map(|((_, own), others)| own - most(others));
+        let samples: Vec<Sample> = skills.own(ledger, solved, &background, &centroids);
         // Skills whose prompts are the background's own are no nearer to anything.
-        let unit = quantile(nearer.collect(), 0.5);
-        Self { skills, background, unit: if unit > 0.0 { unit } else { f64::INFINITY } }
+        let unit = quantile(samples.iter().flat_map(|sample| &sample.nearer).copied().collect(), 0.5);
+        let unit = if unit > 0.0 { unit } else { f64::INFINITY };
+        let own = samples.iter().map(|sample| sample.mean / unit).collect();
+        Self { skills, background, unit, own }
+    }
+
+    /// What each skill's own prompts have in the mean.
+    pub(super) fn own(&self) -> &[f64] {
+        &self.own
     }
 
     /// By how much each background prompt is nearer to every skill than to the nearest of the others.
@@ -92,16 +107,26 @@ impl Planes {
         products.iter().zip(biases).map(|(product, bias)| f64::from(*product) + bias).collect()
     }
 
-    /// Some prompts of every skill, centred, each with what the skill's own plane says of it.
-    fn own(&self, ledger: &Ledger, solved: &Solved) -> Vec<(Vec<f32>, f64)> {
+    /// Of every skill, whose planes these are.
+    fn own(&self, ledger: &Ledger, solved: &Solved, background: &Self, centroids: &[f32]) -> Vec<Sample> {
         let hidden = solved.mean.len();
         let count = sampled(ledger.skills.len());
-        let planes = self.weights.chunks_exact(hidden).zip(&self.biases);
-        let of = |(known, (weights, bias)): (&Known, (&[f32], &f64))| {
+        let planes = self.weights.par_chunks_exact(hidden).zip(&self.biases).zip(centroids.par_chunks_exact(hidden));
+        let known: Vec<&Known> = ledger.skills.values().collect();
+        let of = |(known, ((weights, bias), centroid)): (&&Known, ((&[f32], &f64), &[f32]))| {
             let rows = solved.centre(&some(known, count, hidden));
-            rows.chunks_exact(hidden).map(|row| (row.to_vec(), dot(row, weights) + bias)).collect::<Vec<_>>()
+            let plane = |row: &[f32]| dot(row, weights) + bias;
+            let others = background.of(centroid);
+            let nearest = (0..others.len()).reduce(|a, b| if others[b] > others[a] { b } else { a });
+            let nearest = nearest.expect("a background has a prompt");
+            let strangers = background.of(&rows);
+            let strangers = strangers.chunks_exact(others.len());
+            let nearer: Vec<f64> =
+                rows.chunks_exact(hidden).zip(strangers.clone()).map(|(row, s)| plane(row) - most(s)).collect();
+            let beyond: f64 = strangers.map(|s| s[nearest] - most(s)).sum::<f64>() / nearer.len() as f64;
+            Sample { mean: plane(centroid) - others[nearest] + beyond, nearer }
         };
-        ledger.skills.values().zip(planes).flat_map(of).collect()
+        known.par_iter().zip(planes).map(of).collect()
     }
 
     fn halves(&self, unit: f64) -> impl Iterator<Item = (impl Iterator<Item = f64>, f64)> {
@@ -157,6 +182,14 @@ mod tests {
         };
         let probe = unit(&[0.3, -1.0, 2.0, 0.1, 0.7]);
         let centred = solved.centre(&probe);
+        for (skill, known) in ledger.skills.values().enumerate() {
+            let nearer = known.sample.chunks_exact(5).map(|row| {
+                let row = solved.centre(row);
+                near.skills.of(&row)[skill] - most(&near.background.of(&row))
+            });
+            let (found, expected) = (near.own[skill], nearer.sum::<f64>() / known.rows as f64 / near.unit);
+            assert!((found - expected).abs() < 1e-4, "{found} is not {expected}, the mean of all");
+        }
         let (skills, strangers) = (near.skills.of(&centred), near.background.of(&centred));
         for (skill, rows) in groups.iter().enumerate() {
             for (stranger, row) in background.rows().map(unit).enumerate() {

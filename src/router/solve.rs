@@ -6,16 +6,16 @@
 //! multiplied by its inverse is f32, in kernels of which a row's bits depend on that row alone.
 //!
 //! What a model without one row would say of it has a closed form, `ŷ = y − (y − s) / (1 − h)` with the row's leverage
-//! `h = w (xᵀ A⁻¹ x + 1/n)` (same book, 7.10). From it comes each skill's scale: what its own prompts score when each is left out,
-//! or more, if background prompts would otherwise pass for it.
+//! `h = w (xᵀ A⁻¹ x + 1/n)` (same book, 7.10). By it a raw score is measured in what the skill's own prompts have when each is left out.
 //!
 //! A linear score knows directions and no distances: what lies far from everything may still score high. So half of a score is how
-//! much nearer the prompt is to the skill than to any background prompt ([`Nearness`]), which is linear in the prompt too.
+//! much nearer the prompt is to the skill than to any background prompt ([`Nearness`]), which is linear in the prompt too. Both halves
+//! together are in units of the skill's scale: what its own prompts have, or more, if background prompts would otherwise pass for it.
 
 use super::{
     Settings,
     cholesky::Cholesky,
-    index::{Index, Row},
+    index::{Index, Row, Thresholds},
     ledger::{Known, Ledger, SAMPLE},
     nearness::Nearness,
     statistics::unit,
@@ -27,6 +27,9 @@ use socius_kernels::linear::{Output, PackedLinear, WeightType, Write, forward};
 
 /// Scales are measured on about this many prompts in all, but at least two of each skill: some 10 µs each at width 576.
 const SCALE_PROMPTS: usize = 16384;
+
+/// Scales are no less than this: a skill whose own prompts are the background's has next to none.
+const SCALE_MIN: f64 = 0.2;
 
 /// `A`, inverted, and the origin of the space that it is of.
 pub(super) struct Solved {
@@ -46,52 +49,53 @@ pub(super) struct Raw {
 pub(super) fn solve(ledger: &Ledger, settings: Settings) -> Index {
     let (solved, raw) = fit(ledger, settings);
     let skills: Vec<&Known> = ledger.skills.values().collect();
+    let text = Bm25::new(&skills.iter().map(|known| &known.terms).collect::<Vec<_>>());
+    let mut thresholds =
+        Thresholds { features: settings.accept, text: text_threshold(&text, settings), margin: settings.margin };
+    if skills.is_empty() {
+        return Index::new(Vec::new(), Vec::new(), text, thresholds);
+    }
     let hidden = solved.mean.len();
+    let weights = |skill: usize| &raw.weights[skill * hidden..][..hidden];
+    let count = sampled(skills.len());
+    let own = |(skill, known): (usize, &&Known)| left_out(&solved, known, weights(skill), raw.shares[skill], count);
+    let own: Vec<f64> = skills.par_iter().enumerate().map(own).collect();
+    // A model that knows nothing scores a skill's share.
+    let units: Vec<f64> = own.iter().zip(&raw.shares).map(|(own, share)| own.max(*share)).collect();
     let background = solved.centre(&ledger.background.rows().flat_map(unit).collect::<Vec<_>>());
-    let strangers = strangers(&solved, &raw, &background);
-    let of = |(skill, known): (usize, &&Known)| {
-        let weights = &raw.weights[skill * hidden..][..hidden];
-        let own = left_out(&solved, known, weights, raw.shares[skill], sampled(skills.len()));
-        let taken = strangers.iter().map(|scores| scores[skill]).collect();
-        // A model that knows nothing scores a skill's share.
-        let least = raw.shares[skill];
-        own.max(quantile(taken, 1.0 - settings.strangers) / settings.accept).max(least)
+    let near = Nearness::new(ledger, &solved, &background, settings);
+
+    let both = |(scores, nearer): (Vec<f64>, Vec<f64>)| -> Vec<f64> {
+        let halves = scores.iter().zip(&units).zip(&nearer);
+        halves.map(|((score, unit), nearer)| (score / unit + nearer) / 2.0).collect()
     };
-    let scales: Vec<f64> = skills.par_iter().enumerate().map(of).collect();
-    let near = (!skills.is_empty()).then(|| Nearness::new(ledger, &solved, &background, settings));
-    let taken = near.as_ref().map_or(0.0, |near| {
-        let nearer = near.of_background(&background);
-        let best = strangers.iter().zip(&nearer).map(|(scores, nearer)| {
-            let both =
-                scores.iter().zip(&scales).zip(nearer).map(|((score, scale), nearer)| (score / scale + nearer) / 2.0);
-            both.fold(f64::NEG_INFINITY, f64::max)
-        });
-        quantile(best.collect(), 1.0 - settings.strangers_of_all)
+    let strangers = strangers(&solved, &raw, &background);
+    let strangers: Vec<Vec<f64>> = strangers.into_iter().zip(near.of_background(&background)).map(both).collect();
+    let scale = |skill: usize| {
+        let own = (own[skill] / units[skill] + near.own()[skill]) / 2.0;
+        let taken = strangers.iter().map(|scores| scores[skill]).collect();
+        own.max(quantile(taken, 1.0 - settings.strangers) / settings.accept).max(SCALE_MIN)
+    };
+    let scales: Vec<f64> = (0..skills.len()).into_par_iter().map(scale).collect();
+    let best = |scores: &Vec<f64>| {
+        scores.iter().zip(&scales).map(|(score, scale)| score / scale).fold(f64::NEG_INFINITY, f64::max)
+    };
+    let taken = quantile(strangers.iter().map(best).collect(), 1.0 - settings.strangers_of_all);
+    thresholds.features = settings.accept.max(taken);
+
+    let rows = ledger.skills.iter().zip(near.skills()).enumerate().map(|(skill, ((name, known), (nearness, bias)))| {
+        let unit = 2.0 * units[skill];
+        let weights: Vec<f32> =
+            weights(skill).iter().zip(nearness).map(|(w, near)| (f64::from(*w) / unit + near) as f32).collect();
+        let bias = (raw.shares[skill] / unit + bias - solved.offset(&weights)) as f32;
+        let &Known { generation, promise, .. } = known;
+        Row { name: name.clone(), generation, promise, bias, scale: scales[skill] as f32, weights }
     });
-    let rows = ledger.skills.iter().zip(near.iter().flat_map(Nearness::skills)).enumerate();
-    let rows = rows.map(|(skill, ((name, known), (nearness, bias)))| {
-        let scale = 2.0 * scales[skill];
-        let weights = raw.weights[skill * hidden..][..hidden].iter().zip(nearness);
-        let weights: Vec<f32> = weights.map(|(w, near)| (f64::from(*w) / scale + near) as f32).collect();
-        let bias = (raw.shares[skill] / scale + bias - solved.offset(&weights)) as f32;
-        Row { name: name.clone(), generation: known.generation, promise: known.promise, bias, weights }
-    });
-    let strangers = near.iter().flat_map(Nearness::background).map(|(weights, bias)| {
+    let away = near.background().map(|(weights, bias)| {
         let weights: Vec<f32> = weights.map(|weight| weight as f32).collect();
         ((bias - solved.offset(&weights)) as f32, weights)
     });
-    let text = Bm25::new(&skills.iter().map(|known| &known.terms).collect::<Vec<_>>());
-    let text_threshold = text_threshold(&text, settings);
-    Index::new(
-        rows.collect(),
-        strangers.collect(),
-        text,
-        super::index::Thresholds {
-            features: settings.accept.max(taken),
-            text: text_threshold,
-            margin: settings.margin,
-        },
-    )
+    Index::new(rows.collect(), away.collect(), text, thresholds)
 }
 
 /// Solves for the skills against the background, which weighs at least as much as they do together: what belongs to no skill does
@@ -158,9 +162,6 @@ impl Solved {
 
 /// Every skill's raw score of each centred background row, had the row not been there.
 fn strangers(solved: &Solved, raw: &Raw, background: &[f32]) -> Vec<Vec<f64>> {
-    if raw.shares.is_empty() {
-        return Vec::new();
-    }
     let skills = PackedLinear::new(&raw.weights, (raw.shares.len(), solved.mean.len()), WeightType::F32);
     let products = times(&skills, background);
     let leverages = solved.leverages(background);

@@ -10,8 +10,8 @@ use crate::{
 };
 use std::{collections::BTreeSet, fs};
 
-/// Prompts that the router knows a skill by: with 16, prompts in new wordings are told from strangers' less well (docs/log.md).
-pub(in crate::agent) const ROUTING_PROMPTS: usize = 64;
+/// Prompts that the router knows a skill by: with fewer, prompts in new wordings are told from strangers' less well (docs/log.md).
+pub(in crate::agent) const ROUTING_PROMPTS: usize = 128;
 /// Code that pools differently must change it.
 const POOLED: &str = "pooled 1";
 
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_skill_is_known_by_different_first_prompts_spread_over_what_it_was_trained_on() {
-        for (different, expected) in [(0, 0), (3, 3), (64, 64), (65, 64), (200, 64)] {
+        for (different, expected) in [(0, 0), (3, 3), (128, 128), (129, 128), (400, 128)] {
             let episodes: Vec<Episode> = (0..2 * different).map(|i| episode(i % different.max(1))).collect();
             let prompts = prompts_of(&episodes);
             assert_eq!(prompts.len(), expected);

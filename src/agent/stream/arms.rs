@@ -5,7 +5,7 @@ use super::{
     desk::{Cell, Desk, Life, Skill},
     directory::Directory,
     outlook::Outlook,
-    panel::{Panel, Stage},
+    panel::{Panel, Stage, kind},
     rehearse::Rehearsal,
     spec::Baseline,
 };
@@ -103,7 +103,7 @@ pub(super) fn expected(desk: &Desk<'_>) -> Outlook {
 /// What a whole arm depends on under one order and seed.
 fn key(desk: &Desk<'_>, arm: &str, tasks: &[usize], seed: u64) -> Digest {
     let each: Vec<_> = tasks.iter().map(|&task| desk.identity(task)).collect();
-    desk.key("arm", &serde_json::json!([arm, seed, desk.names(tasks), each, desk.stream.items]))
+    desk.key(&kind("arm", arm), &serde_json::json!([arm, seed, desk.names(tasks), each, desk.stream.items]))
 }
 
 impl Desk<'_> {

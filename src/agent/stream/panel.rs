@@ -1,6 +1,7 @@
 //! Who answers which question at one stage of an arm, and what that is worth: cells. Never trains.
 
 use super::{
+    arms::ROUTED,
     cost::Spent,
     desk::{Cell, Desk, Skill},
     directory::Directory,
@@ -9,7 +10,7 @@ use crate::{
     agent::{AgentError, Grades, Mark, Place},
     common::{Digest, Report},
     lora::ActiveAdapter,
-    router::RouteBy,
+    router::{self, RouteBy},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -23,6 +24,11 @@ pub(super) enum Panel {
     Routed(Box<Directory>, RouteBy),
     /// A task's own skill answers, as if somebody had said which task it is.
     Told(Vec<Skill>),
+}
+
+/// Of which kind a result of an arm is: what is routed depends on the router too.
+pub(super) fn kind(result: &str, arm: &str) -> String {
+    if arm == ROUTED { format!("{result}, router {}", router::FORMAT) } else { result.to_owned() }
 }
 
 /// One stage: an arm after some tasks.
@@ -40,7 +46,7 @@ impl Stage<'_> {
     fn key(&self, desk: &Desk<'_>, task: usize) -> Digest {
         let after: Vec<_> = self.after.iter().map(|&task| desk.identity(task)).collect();
         let of = serde_json::json!([self.arm, self.seed, after, desk.identity(task), desk.stream.items]);
-        desk.key("cell", &of)
+        desk.key(&kind("cell", self.arm), &of)
     }
 
     /// The cells of `tasks` that are known; all of them, or none.
