@@ -39,18 +39,20 @@ def name(index):
     return f"a{index:04}"
 
 
-def start(args, count, home=None):
+def start(args, home=None):
     # In memory an adapter is f32, and bf16 once it has run.
     adapter_mib = -(-RESIDENT * local.parameters(args.rank) * 6 // (1 << 20))
     options = ["--parallel", args.streams, "--adapter-memory", adapter_mib]
-    server = local.Server(args.binary, options, args.models, home)
+    return local.Server(args.binary, options, args.models, home)
+
+
+def fill(args, server, count):
     known = {skill["name"] for skill in server.ask("GET", "/v1/skills")["skills"]}
     for index in range(count):
         if name(index) not in known:
             server.load(name(index), args.rank, index)
         if (index + 1) % 100 == 0:
             print(f"{index + 1} adapters", file=sys.stderr, flush=True)
-    return server
 
 
 def measure(args, server, models, seed):
@@ -61,12 +63,8 @@ def measure(args, server, models, seed):
     return report
 
 
-def main():
-    args = arguments()
-    many = start(args, args.many, args.home)
-    if args.fill:
-        sys.exit(many.end())
-    few = start(args, ACTIVE)
+def registered(args, few, many):
+    """Tokens a second of the same few adapters, by how many are registered, round by round."""
     active = [name(index) for index in range(ACTIVE)]
     servers = {ACTIVE: few, args.many: many}
     for server in servers.values():
@@ -78,16 +76,31 @@ def main():
             report = measure(args, server, active, round)
             rates[count].append(report["tokens_per_s"])
             print(f"{count} registered, {ACTIVE} active: {report['tokens_per_s']} tokens/s", flush=True)
-    ratios = [after / before for before, after in zip(rates[ACTIVE], rates[args.many])]
-    few.end()
-    curve = []
+    return rates
+
+
+def spreads(args, many):
+    """The same load spread evenly over more and more of the adapters."""
     for spread in [n for n in (ACTIVE, 16, 64, 96, 128, 256, 1000) if n <= args.many]:
         rng = random.Random(spread)
         models = [name(rng.randrange(spread)) for _ in range(args.requests)]
         report = measure(args, many, models, 3000 + spread)
-        curve.append({"spread": spread, **report})
         print(f"spread over {spread}: {report['tokens_per_s']} tokens/s, first token p95 {report['first_token_p95_s']} s", flush=True)
-    code = many.end()
+        yield {"spread": spread, **report}
+
+
+def main():
+    args = arguments()
+    with start(args, args.home) as many:
+        fill(args, many, args.many)
+        if args.fill:
+            sys.exit(many.end())
+        with start(args) as few:
+            fill(args, few, ACTIVE)
+            rates = registered(args, few, many)
+        curve = list(spreads(args, many))
+        code = many.end()
+    ratios = [after / before for before, after in zip(rates[ACTIVE], rates[args.many])]
     print(json.dumps({"rank": args.rank, "rates": rates, "median_ratio": statistics.median(ratios), "curve": curve, "exit": code}))
 
 

@@ -71,7 +71,7 @@ class Refused(Exception):
 
 
 class Server:
-    """A server that is started, asked and ended."""
+    """A server that is started, asked and ended; a `with` ends it whatever happens."""
 
     def __init__(self, binary, arguments, models=None, home=None):
         self.owned = home is None
@@ -124,8 +124,16 @@ class Server:
         text = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(next(line for line in text.splitlines() if line.startswith("VmRSS:")).split()[1]) / 1024
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.end()
+
     def end(self):
-        """Ends it, as SIGTERM does; its exit code."""
+        """Ends it, as SIGTERM does, unless it has ended; its exit code."""
+        if self.process.returncode is not None:
+            return self.process.returncode
         self.process.send_signal(signal.SIGTERM)
         try:
             code = self.process.wait(timeout=120)

@@ -41,10 +41,8 @@ def engine(args, home):
 
 def main():
     args = arguments()
-    server = local.Server(args.binary, ["--parallel", args.streams, "--weights", args.weights], args.models)
-    try:
+    with local.Server(args.binary, ["--parallel", args.streams, "--weights", args.weights], args.models) as server:
         rounds = measure(args, server)
-    finally:
         code = server.end()
     ratio = statistics.median(one["http"] / one["engine"] for one in rounds)
     print(json.dumps({"rounds": rounds, "median_ratio": round(ratio, 3), "exit": code}))
