@@ -299,3 +299,28 @@ fn tiles<X>(
         next: next.0.cast(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::on_threads;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn every_item_runs_once_beside_the_one_that_follows_however_its_work_is_spread() {
+        let mixed = [vec![5_000; 50], vec![300_000; 3], vec![1; 20]].concat();
+        for work in [vec![9_000; 300], vec![200_000; 7], mixed, vec![100; 5], vec![1_000_000], Vec::new()] {
+            let items: Vec<usize> = (0..work.len()).collect();
+            for threads in [1, 2, 3] {
+                let runs: Vec<AtomicUsize> = items.iter().map(|_| AtomicUsize::new(0)).collect();
+                let run = |&item: &usize, next: Option<&usize>| {
+                    runs[item].fetch_add(1, Ordering::Relaxed);
+                    assert_eq!(next.copied(), items.get(item + 1).copied(), "what is read after {item}");
+                };
+                on_threads(threads, || for_each(&items, |&item| work[item], run));
+                let once = |runs: &AtomicUsize| runs.load(Ordering::Relaxed) == 1;
+                assert!(runs.iter().all(once), "{threads} threads: {runs:?} of {work:?}");
+            }
+        }
+    }
+}
