@@ -134,6 +134,8 @@ pub struct Engine {
     prefixes: Prefixes,
     /// Tokens of prompts that did not have to be read.
     reused: u64,
+    /// Tokens that were read so that prompts could share them.
+    ahead: u64,
 }
 
 impl Engine {
@@ -151,6 +153,7 @@ impl Engine {
             running: Vec::new(),
             prefixes: Prefixes::default(),
             reused: 0,
+            ahead: 0,
         }
     }
 
@@ -207,7 +210,7 @@ impl Engine {
 
     /// Tokens of prompts that did not have to be read, since the beginning.
     pub fn reused_tokens(&self) -> u64 {
-        self.reused
+        self.reused.saturating_sub(self.ahead)
     }
 
     /// Tokens that the requests running now may come to hold in caches.
@@ -305,6 +308,7 @@ impl Engine {
             let shared = group.iter().map(|request| prefix::common(&first.prompt, &request.prompt)).min();
             let beginning = &first.prompt[..shared.unwrap_or(0)];
             if beginning.len() >= prefix::TOKENS_MIN {
+                self.ahead += beginning.len() as u64;
                 let reading = Sampling { max_tokens: 1, ..Sampling::default() };
                 self.submit(Request::new(beginning.to_vec(), reading).under(first.adapter.clone()))?;
             }

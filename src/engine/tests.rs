@@ -308,7 +308,8 @@ fn prompts_that_enter_together_share_what_they_begin_with() {
     let mut sharing = Engine::new(model.clone(), Limits { prefix_tokens_max: 200, ..Limits::default() });
     let found = run(&mut sharing, requests.clone());
     assert_eq!(found, run(&mut Engine::new(model, Limits::default()), requests));
-    assert_eq!(sharing.reused_tokens(), 12 * 30);
+    // Each generation reads it once.
+    assert_eq!(sharing.reused_tokens(), (12 - 3) * 30);
 }
 
 #[test]
