@@ -53,7 +53,9 @@ pub struct PackedAdapter {
 impl PackedAdapter {
     /// What was packed, else what `pack` makes.
     pub(crate) fn get_or_pack(&self, pack: impl FnOnce() -> Arc<[Factors]>) -> Arc<[Factors]> {
-        self.factors.get_or_init(pack).clone()
+        // Not inside the lock, as threads of a pool do parts of it: one that waits for the others may take up work that waits for the lock.
+        let factors = self.factors.get().cloned().unwrap_or_else(pack);
+        self.factors.get_or_init(|| factors).clone()
     }
 }
 

@@ -172,14 +172,20 @@ impl PackedLinear {
 
     /// As [`backward_input`] reads it.
     pub(crate) fn transposed(&self) -> &Packed {
+        if let Some(packed) = self.transposed.get() {
+            return packed;
+        }
         let shape = (self.inputs(), self.outputs());
-        self.transposed.get_or_init(|| match &self.forward {
+        // Not inside the lock: whoever waits for others' shares of the packing may take up work that needs the same weight. Of two that pack
+        // at once, one packs for nothing.
+        let packed = match &self.forward {
             Form::Packed(packed) => Packed::new(shape, packed.kept(), |output, input| packed.at(input, output)),
             Form::Quantised(weight) => {
                 let values = weight.values();
                 Packed::new(shape, WeightType::Bf16, |output, input| values[input * shape.0 + output])
             }
-        })
+        };
+        self.transposed.get_or_init(|| packed)
     }
 }
 

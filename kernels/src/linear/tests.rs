@@ -4,6 +4,7 @@ use super::*;
 use crate::simd::variants;
 use crate::testing::{Values, assert_same_bits, assert_within, on_threads};
 use proptest::prelude::*;
+use rayon::prelude::*;
 
 const KEPT: [WeightType; 2] = [WeightType::Bf16, WeightType::F32];
 
@@ -97,6 +98,20 @@ fn a_row_has_the_same_bits_alone_and_among_a_thousand_on_one_thread_and_on_three
             }
         }
     }
+}
+
+#[test]
+fn a_weight_that_several_passes_need_at_once_is_packed_without_waiting_for_one_another() {
+    let weight = Values::new(9).take(400 * 90);
+    let (done, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for _ in 0..200 {
+            let packed = PackedLinear::new(&weight, (400, 90), WeightType::Bf16);
+            on_threads(2, || (0..8).into_par_iter().for_each(|_| packed.ready_backward()));
+        }
+        done.send(()).expect("the test waits");
+    });
+    heard.recv_timeout(std::time::Duration::from_secs(120)).expect("no thread waits for ever");
 }
 
 #[test]
