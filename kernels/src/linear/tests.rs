@@ -102,12 +102,14 @@ fn a_row_has_the_same_bits_alone_and_among_a_thousand_on_one_thread_and_on_three
 
 #[test]
 fn a_weight_that_several_passes_need_at_once_is_packed_without_waiting_for_one_another() {
-    let weight = Values::new(9).take(400 * 90);
+    let weight = Values::new(9).take(600 * 90);
     let (done, heard) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        for _ in 0..200 {
-            let packed = PackedLinear::new(&weight, (400, 90), WeightType::Bf16);
-            on_threads(2, || (0..8).into_par_iter().for_each(|_| packed.ready_backward()));
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a small pool");
+        for _ in 0..100 {
+            let all: Vec<_> = (0..16).map(|_| PackedLinear::new(&weight, (600, 90), WeightType::Bf16)).collect();
+            let pass = || pool.install(|| all.par_iter().for_each(PackedLinear::ready_backward));
+            std::thread::scope(|scope| (0..3).for_each(|_| drop(scope.spawn(pass))));
         }
         done.send(()).expect("the test waits");
     });
