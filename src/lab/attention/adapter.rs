@@ -3,6 +3,7 @@
 //! sees right answers.
 
 use super::{
+    config::AdapterConfig,
     found::Bench,
     study::{Course, Study, taught},
 };
@@ -15,17 +16,20 @@ use socius_models::{Layout, Projection};
 /// What is adapted: the MLPs. The base's attention is as sharp as a table, and a small change of its queries or keys is a large one of
 /// what it finds: with all linears at 1e-2, 16 facts were not learned in 512 steps (77 of 80 questions, one run).
 const ADAPTED: [Projection; 3] = [Projection::Gate, Projection::Up, Projection::Down];
+
 /// The adapter arm of a cell: ranks from the smallest until one has learned.
-pub(super) fn measure(bench: &mut Bench<'_, '_>) -> Result<(), LabError> {
+pub(super) fn measure(bench: &mut Bench<'_, '_>, settings: &AdapterConfig) -> Result<(), LabError> {
     let (rows, teacher) = taught(bench, &[BEGIN])?;
+    let course =
+        Course { loss: &loss::distillation, lr: settings.lr, batch: settings.batch, steps_max: settings.steps_max };
     let mut before = teacher;
-    for rank in bench.config.adapter.ranks.clone() {
+    for &rank in &settings.ranks {
         let layout = Layout::uniform(bench.reader.spec(), &ADAPTED, rank, 2.0);
-        let mut study = Study::of_adapters(bench, layout, (&rows, course(bench)), "self-study");
+        let mut study = Study::of_adapters(bench, layout, (&rows, course), "self-study");
         let learned = study.until_learned(bench)?;
         let found = study.record(bench, "self-study", &before)?;
         if learned && found {
-            return next_token(bench, rank, study.steps);
+            return next_token(bench, course, rank, study.steps);
         }
         // What was tried and not taken is part of what the next one costs.
         before += study.cost.as_purpose(Purpose::Sweep);
@@ -33,14 +37,9 @@ pub(super) fn measure(bench: &mut Bench<'_, '_>) -> Result<(), LabError> {
     Ok(())
 }
 
-fn course(bench: &Bench<'_, '_>) -> Course {
-    let settings = &bench.config.adapter;
-    Course { loss: &loss::distillation, lr: settings.lr, batch: settings.batch, steps_max: settings.steps_max }
-}
-
 /// The baseline: the same adapter learns to continue the contexts themselves, for as many tokens as self-study trained on.
-fn next_token(bench: &mut Bench<'_, '_>, rank: usize, steps: usize) -> Result<(), LabError> {
-    let trained = 4 * bench.config.adapter.batch.min(bench.contexts[0].forward().len()) * steps;
+fn next_token(bench: &mut Bench<'_, '_>, course: Course, rank: usize, steps: usize) -> Result<(), LabError> {
+    let trained = 4 * course.batch.min(bench.contexts[0].forward().len()) * steps;
     let rows: Vec<Vec<TrainRow>> = bench
         .contexts
         .iter()
@@ -51,9 +50,9 @@ fn next_token(bench: &mut Bench<'_, '_>, rank: usize, steps: usize) -> Result<()
         })
         .collect();
     let read: usize = rows[0].iter().map(|row| row.completion.len()).sum::<usize>() / rows[0].len();
-    let steps = (trained / read.max(1)).clamp(1, bench.config.adapter.steps_max);
+    let steps = (trained / read.max(1)).clamp(1, course.steps_max);
     let layout = Layout::uniform(bench.reader.spec(), &ADAPTED, rank, 2.0);
-    let course = Course { loss: &loss::nll, batch: 1, ..course(bench) };
+    let course = Course { loss: &loss::nll, batch: 1, ..course };
     let mut study = Study::of_adapters(bench, layout, (&rows, course), "next-token");
     study.train(bench, steps)?;
     study.record(bench, "next token", &Cost::default())?;

@@ -43,14 +43,18 @@ pub struct Config {
     pub questions: usize,
     /// Width of the base's MLPs.
     pub intermediate: usize,
-    /// The window's tokens after the beginning.
+    /// The window's tokens after the beginning, if that arm runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub window: Vec<usize>,
-    /// Items that retrieval reads.
+    /// Items that retrieval reads, if that arm runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retrieved: Vec<usize>,
-    /// The society.
-    pub society: SocietyConfig,
-    /// LoRA over the base.
-    pub adapter: AdapterConfig,
+    /// The society, if that arm runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub society: Option<SocietyConfig>,
+    /// LoRA over the base, if that arm runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterConfig>,
     /// Trained prefixes, if that arm runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<PrefixConfig>,
@@ -164,53 +168,40 @@ impl Config {
     /// If it does not, with what would.
     pub fn check(&self) -> Result<(), LabError> {
         let fault = |what: &str| Err(LabError::Config(what.to_owned()));
-        let lists = [
-            self.seeds.is_empty(),
-            self.sizes.is_empty(),
-            self.workloads.is_empty(),
-            self.arms.is_empty(),
-            self.window.is_empty(),
-            self.retrieved.is_empty(),
-            self.adapter.ranks.is_empty(),
-            self.society.topologies.is_empty(),
-        ];
-        if lists.contains(&true) {
-            return fault("seeds, sizes, workloads, arms, window, retrieved, ranks and topologies need a member each");
+        if self.seeds.is_empty() || self.sizes.is_empty() || self.workloads.is_empty() || self.arms.is_empty() {
+            return fault("seeds, sizes, workloads and arms need a member each");
         }
         if self.sizes.iter().any(|n| !(4..=(KEYS * KEYS) as usize).contains(n)) {
             return fault("sizes: from 4 to 4096 items");
         }
-        if self.questions == 0 || self.adapter.batch == 0 || self.intermediate == 0 {
-            return fault("questions, batch and intermediate are above 0");
+        if self.questions == 0 || self.intermediate == 0 {
+            return fault("questions and intermediate are above 0");
         }
-        if self.society.chunk == 0 || self.society.message < 3 || self.society.fan < 2 || self.society.routed == 0 {
-            return fault("society: chunk and routed above 0, message at least 3 tokens (an item), fan at least 2");
-        }
-        if self.adapter.steps_max < 8 {
-            return fault("adapter.steps_max is at least 8");
-        }
-        match &self.prefix {
-            None if self.arms.contains(&Arm::Prefix) => {
-                return fault("the arm \"prefix\" needs its settings, [prefix]");
-            }
-            Some(p) if p.positions.is_empty() || p.positions.contains(&0) || p.batch == 0 || p.steps_max < 8 => {
-                return fault("prefix: positions and batch are above 0, steps_max is at least 8");
-            }
-            _ => {}
-        }
-        match &self.scratch {
-            None if self.arms.contains(&Arm::Scratch) => {
-                return fault("the arm \"scratch\" needs its settings, [scratch]");
-            }
-            Some(s) if s.widths.is_empty() || s.widths.iter().any(|&width| !is_width(width)) => {
-                return fault("scratch.widths are even up to 16, and multiples of 16 above that");
-            }
-            Some(s) if s.layers == 0 || s.batch == 0 || s.steps_max < 8 => {
-                return fault("scratch: layers and batch are above 0, steps_max is at least 8");
-            }
-            _ => {}
-        }
-        Ok(())
+        self.settled(Arm::Window, "window", some(&self.window), |_| None)?;
+        self.settled(Arm::Retrieval, "retrieved", some(&self.retrieved), |_| None)?;
+        self.settled(Arm::Society, "[society]", self.society.as_ref(), SocietyConfig::fault)?;
+        self.settled(Arm::Adapter, "[adapter]", self.adapter.as_ref(), AdapterConfig::fault)?;
+        self.settled(Arm::Prefix, "[prefix]", self.prefix.as_ref(), PrefixConfig::fault)?;
+        self.settled(Arm::Scratch, "[scratch]", self.scratch.as_ref(), ScratchConfig::fault)
+    }
+
+    /// Whether an arm that runs has its settings, and settings that are given have no fault.
+    fn settled<T: ?Sized>(
+        &self,
+        arm: Arm,
+        setting: &str,
+        given: Option<&T>,
+        fault: impl Fn(&T) -> Option<&'static str>,
+    ) -> Result<(), LabError> {
+        let fault = match given {
+            None if self.arms.contains(&arm) => format!("the arm {} needs its settings, {setting}", arm.name()),
+            None => return Ok(()),
+            Some(settings) => match fault(settings) {
+                Some(fault) => format!("{setting}: {fault}"),
+                None => return Ok(()),
+            },
+        };
+        Err(LabError::Config(fault))
     }
 
     /// The grid: small sizes first, so that a run that is broken off says something about every arm.
@@ -221,7 +212,7 @@ impl Config {
                 for &workload in &self.workloads {
                     for &arm in &self.arms {
                         let tried = match arm {
-                            Arm::Adapter => n <= self.adapter.size_max,
+                            Arm::Adapter => self.adapter.as_ref().is_some_and(|settings| n <= settings.size_max),
                             Arm::Prefix => self.prefix.as_ref().is_some_and(|settings| n <= settings.size_max),
                             Arm::Scratch => self.scratch.as_ref().is_some_and(|settings| n <= settings.size_max),
                             _ => true,
@@ -237,6 +228,46 @@ impl Config {
     }
 }
 
+/// A list that has members.
+fn some<T>(list: &[T]) -> Option<&[T]> {
+    (!list.is_empty()).then_some(list)
+}
+
+/// What is wrong with the batches and steps of an arm that learns.
+fn course_fault(batch: usize, steps_max: usize) -> Option<&'static str> {
+    (batch == 0 || steps_max < 8).then_some("batch is above 0, steps_max at least 8")
+}
+
+impl SocietyConfig {
+    fn fault(&self) -> Option<&'static str> {
+        let wrong =
+            self.topologies.is_empty() || self.chunk == 0 || self.message < 3 || self.fan < 2 || self.routed == 0;
+        wrong.then_some("topologies has a member, chunk and routed are above 0, message at least 3 tokens (an item), fan at least 2")
+    }
+}
+
+impl AdapterConfig {
+    fn fault(&self) -> Option<&'static str> {
+        let wrong = self.ranks.is_empty() || self.ranks.contains(&0);
+        wrong.then_some("ranks are above 0").or(course_fault(self.batch, self.steps_max))
+    }
+}
+
+impl PrefixConfig {
+    fn fault(&self) -> Option<&'static str> {
+        let wrong = self.positions.is_empty() || self.positions.contains(&0);
+        wrong.then_some("positions are above 0").or(course_fault(self.batch, self.steps_max))
+    }
+}
+
+impl ScratchConfig {
+    fn fault(&self) -> Option<&'static str> {
+        let wrong = self.widths.is_empty() || self.widths.iter().any(|&width| !is_width(width));
+        let widths = wrong.then_some("widths are even up to 16, and multiples of 16 above that");
+        widths.or((self.layers == 0).then_some("layers is above 0")).or(course_fault(self.batch, self.steps_max))
+    }
+}
+
 /// Whether heads of 16, or one narrower, make up a model so wide; rotary positions turn pairs.
 fn is_width(width: usize) -> bool {
     width > 0 && width.is_multiple_of(if width > 16 { 16 } else { 2 })
@@ -249,6 +280,56 @@ impl Point {
         match self.arm {
             Arm::Adapter | Arm::Scratch | Arm::Prefix => 8.0 + n / 8.0,
             _ => 1.0 + n / 200.0 + (n / 800.0).powi(2),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Config;
+
+    const HEAD: &str = "seeds = [0]\nsizes = [16, 64]\nworkloads = [\"book\"]\nquestions = 4\nintermediate = 16\n";
+    const COURSE: &str = "lr = 5e-3\nbatch = 8\nsteps_max = 8\nsize_max = 16\n";
+
+    fn config(settings: &str) -> Config {
+        toml::from_str(&format!("{HEAD}{settings}")).unwrap()
+    }
+
+    #[test]
+    fn an_arm_needs_its_settings_and_no_others() {
+        for arm in ["attention", "window", "retrieval", "society", "adapter", "scratch", "prefix"] {
+            let checked = config(&format!("arms = [\"{arm}\"]")).check();
+            assert_eq!(checked.is_ok(), arm == "attention", "{arm}");
+        }
+        let joint = format!(
+            "arms = [\"adapter\", \"scratch\"]\n[adapter]\nranks = [4]\n{COURSE}[scratch]\nwidths = [4]\nlayers = 1\n{COURSE}"
+        );
+        config(&joint).check().unwrap();
+        assert_eq!(config(&joint).points().len(), 2, "a size above an arm's largest is not tried");
+    }
+
+    #[test]
+    fn settings_that_cannot_run_are_named() {
+        let society = |chunk, message| {
+            format!(
+                "arms = [\"society\"]\n[society]\nchunk = {chunk}\nmessage = {message}\ntopologies = [\"flat\"]\nfan = 4\nrouted = 4"
+            )
+        };
+        let widths = |widths| format!("arms = [\"scratch\"]\n[scratch]\nwidths = {widths}\nlayers = 1\n{COURSE}");
+        let ranks = |ranks| format!("arms = [\"adapter\"]\n[adapter]\nranks = {ranks}\n{COURSE}");
+        config(&society(16, 3)).check().unwrap();
+        for (settings, named) in [
+            ("arms = []".to_owned(), "arms"),
+            ("arms = [\"window\"]".to_owned(), "window"),
+            (society(0, 3), "[society]: "),
+            (society(16, 2), "at least 3 tokens"),
+            (widths("[3]"), "even up to 16"),
+            (widths("[24]"), "multiples of 16"),
+            (ranks("[0]"), "[adapter]: ranks"),
+            (ranks("[4]").replace("steps_max = 8", "steps_max = 7"), "steps_max at least 8"),
+        ] {
+            let error = config(&settings).check().unwrap_err().to_string();
+            assert!(error.contains(named), "{settings}\n{error}");
         }
     }
 }

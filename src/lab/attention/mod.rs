@@ -54,14 +54,19 @@ impl Grid for AttentionVsCompression {
             Arm::Attention => incontext::attention(&mut bench),
             Arm::Window => incontext::window(&mut bench),
             Arm::Retrieval => incontext::retrieval(&mut bench),
-            Arm::Society => society::measure(&mut bench),
-            Arm::Adapter => adapter::measure(&mut bench),
-            Arm::Prefix => prefix::measure(&mut bench, config.prefix.as_ref().expect("checked with the arms")),
-            Arm::Scratch => scratch::measure(&mut bench, config.scratch.as_ref().expect("checked with the arms")),
+            Arm::Society => society::measure(&mut bench, checked(&config.society)),
+            Arm::Adapter => adapter::measure(&mut bench, checked(&config.adapter)),
+            Arm::Prefix => prefix::measure(&mut bench, checked(&config.prefix)),
+            Arm::Scratch => scratch::measure(&mut bench, checked(&config.scratch)),
         }
     }
 
     fn report(runs: &[Run], page: &mut Page) {
         findings::write(runs, page);
     }
+}
+
+/// The settings of an arm that runs.
+fn checked<T>(settings: &Option<T>) -> &T {
+    settings.as_ref().expect("checked with the arms")
 }

@@ -3,6 +3,7 @@
 
 use super::{
     bm25::Bm25,
+    config::SocietyConfig,
     found::{Answers, Bench, timed},
 };
 use crate::lab::{
@@ -58,8 +59,7 @@ pub struct Spoken {
 }
 
 /// The society arm of a cell.
-pub(super) fn measure(bench: &mut Bench<'_, '_>) -> Result<(), LabError> {
-    let config = bench.config.society.clone();
+pub(super) fn measure(bench: &mut Bench<'_, '_>, config: &SocietyConfig) -> Result<(), LabError> {
     for topology in config.topologies.iter().copied() {
         for routed in [None, Some(config.routed)] {
             // A router and a board that everyone reads in turn do not go together.
