@@ -31,11 +31,9 @@ pub enum Topology {
     Blackboard,
 }
 
-/// A society.
+/// How agents talk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Society {
-    /// n₀: items that an agent reads.
-    pub chunk: usize,
     /// β: tokens of a message.
     pub message: usize,
     /// Who reads whom.
@@ -46,29 +44,63 @@ pub struct Society {
     pub routed: Option<usize>,
 }
 
+/// The agents of every context, each of which has read n₀ items. Different societies may ask them.
+pub struct Agents<'c> {
+    /// The items of each agent.
+    chunks: Vec<Vec<&'c [Item]>>,
+    /// What each keeps of them.
+    read: Vec<Vec<Arc<KvSequence>>>,
+    /// What an agent keeps that has read nothing.
+    begun: Arc<KvSequence>,
+    reading: Cost,
+    /// Keys and values of a context's agents, at most.
+    pub kept_bytes: u64,
+}
+
 /// What a society answered and what it took.
 pub struct Spoken {
     /// One answer a question.
     pub given: Vec<u32>,
-    /// Reading the items, once.
+    /// Reading the items, once, and the router's index.
     pub fixed: Cost,
     /// All questions.
     pub asked: Cost,
-    /// Keys and values of a context's agents.
-    pub kept_bytes: u64,
+}
+
+impl<'c> Agents<'c> {
+    /// Lets agents read `chunk` items of a context each.
+    ///
+    /// # Errors
+    /// If a pass fails.
+    pub fn read(reader: &Reader, contexts: &'c [Context], chunk: usize) -> Result<Self, LabError> {
+        let chunks: Vec<Vec<&[Item]>> = contexts.iter().map(|context| context.items.chunks(chunk).collect()).collect();
+        let texts: Vec<Vec<u32>> = chunks.iter().flatten().map(|items| tokens(items)).collect();
+        let (read, reading) = timed(Purpose::Prefill, || {
+            let (read, flops) = reader.read(&texts)?;
+            Ok((read, texts.iter().map(|text| text.len() as u64).sum(), flops))
+        })?;
+        let mut read = read.into_iter();
+        let read = chunks.iter().map(|chunks| read.by_ref().take(chunks.len()).collect()).collect();
+        let (begun, _) = reader.read(&[vec![BEGIN]])?;
+        let held = |chunks: &Vec<&[Item]>| chunks.iter().map(|items| 1 + 3 * items.len()).sum();
+        let kept_bytes = chunks.iter().map(|chunks| cache_bytes(reader.spec(), held(chunks))).max().unwrap_or(0);
+        Ok(Self { chunks, read, begun: Arc::clone(&begun[0]), reading, kept_bytes })
+    }
 }
 
 /// The society arm of a cell.
 pub(super) fn measure(bench: &mut Bench<'_, '_>, config: &SocietyConfig) -> Result<(), LabError> {
+    let agents = Agents::read(&bench.reader, &bench.contexts, config.chunk)?;
+    let kept_bytes = agents.kept_bytes;
     for topology in config.topologies.iter().copied() {
         for routed in [None, Some(config.routed)] {
             // A router and a board that everyone reads in turn do not go together.
             if routed.is_some() && topology != Topology::Flat {
                 continue;
             }
-            let society = Society { chunk: config.chunk, message: config.message, topology, fan: config.fan, routed };
+            let society = Society { message: config.message, topology, fan: config.fan, routed };
             let questions = bench.forward();
-            let spoken = society.answer(&bench.reader, &bench.contexts, &questions)?;
+            let spoken = society.answer(&bench.reader, &agents, &questions)?;
             let mut forward = spoken.given.into_iter();
             let all = bench.all();
             let given =
@@ -76,11 +108,11 @@ pub(super) fn measure(bench: &mut Bench<'_, '_>, config: &SocietyConfig) -> Resu
             let given = given.collect();
             let variant = society.name();
             let setting = BTreeMap::from([
-                ("chunk".to_owned(), society.chunk as f64),
+                ("chunk".to_owned(), config.chunk as f64),
                 ("message".to_owned(), society.message as f64),
-                ("agents".to_owned(), bench.point.n.div_ceil(society.chunk) as f64),
+                ("agents".to_owned(), bench.point.n.div_ceil(config.chunk) as f64),
             ]);
-            let Spoken { fixed, asked, kept_bytes, .. } = spoken;
+            let Spoken { fixed, asked, .. } = spoken;
             bench.record(Answers { variant: &variant, given, fixed, asked, kept_bytes, setting })?;
         }
     }
@@ -108,22 +140,13 @@ impl Society {
     pub fn answer(
         &self,
         reader: &Reader,
-        contexts: &[Context],
+        agents: &Agents<'_>,
         questions: &[(usize, Question)],
     ) -> Result<Spoken, LabError> {
-        let chunks: Vec<Vec<&[Item]>> =
-            contexts.iter().map(|context| context.items.chunks(self.chunk).collect()).collect();
-        let texts: Vec<Vec<u32>> = chunks.iter().flatten().map(|items| tokens(items)).collect();
-        let starts: Vec<usize> =
-            chunks.iter().scan(0, |next, chunks| Some(std::mem::replace(next, *next + chunks.len()))).collect();
-        let (read, mut fixed) = timed(Purpose::Prefill, || {
-            let (read, flops) = reader.read(&texts)?;
-            Ok((read, texts.iter().map(|text| text.len() as u64).sum(), flops))
-        })?;
-        let (begun, _) = reader.read(&[vec![BEGIN]])?;
-        let whom = self.route(&chunks, questions, &mut fixed)?;
+        let Agents { chunks, read, begun, reading, .. } = agents;
+        let mut fixed = reading.clone();
+        let whom = self.route(chunks, questions, &mut fixed)?;
         let mut asked = whom.1;
-        let agent = |context: usize, chunk: usize| &read[starts[context] + chunk];
         let given = match self.topology {
             Topology::Blackboard => {
                 let mut boards: Vec<Vec<Item>> = vec![Vec::new(); questions.len()];
@@ -136,7 +159,7 @@ impl Society {
                         .map(|&i| {
                             let (context, question) = questions[i];
                             let board = boards[i].iter().flatten().copied();
-                            (agent(context, whom.0[i][turn]), board.chain(question.tokens).collect())
+                            (&read[context][whom.0[i][turn]], board.chain(question.tokens).collect())
                         })
                         .collect();
                     let answers = self.ask(reader, &rows, Purpose::Message, &mut asked)?;
@@ -157,7 +180,7 @@ impl Society {
                     .iter()
                     .zip(&whom.0)
                     .flat_map(|((context, question), chunks)| {
-                        chunks.iter().map(|&chunk| (agent(*context, chunk), question.tokens.to_vec()))
+                        chunks.iter().map(|&chunk| (&read[*context][chunk], question.tokens.to_vec()))
                     })
                     .collect();
                 let answers = self.ask(reader, &rows, Purpose::Decode, &mut asked)?;
@@ -173,13 +196,10 @@ impl Society {
                         asked.iter().map(told).collect()
                     })
                     .collect();
-                self.gather(reader, (&begun[0], questions), &mut messages, &mut asked)?
+                self.gather(reader, (begun, questions), &mut messages, &mut asked)?
             }
         };
-        let spec = reader.spec();
-        let held = |context: &Context| context.items.len().div_ceil(self.chunk) + 3 * context.items.len();
-        let kept_bytes = contexts.iter().map(|context| cache_bytes(spec, held(context))).max().unwrap_or(0);
-        Ok(Spoken { given, fixed, asked, kept_bytes })
+        Ok(Spoken { given, fixed, asked })
     }
 
     /// Which agents are asked each question, and what choosing took; the index over their items is added to `fixed`.
@@ -323,7 +343,8 @@ mod tests {
             .flat_map(|(i, context)| context.forward().iter().map(move |&question| (i, question)))
             .take(24)
             .collect();
-        let spoken = society.answer(&reader, &contexts, &questions).unwrap();
+        let agents = Agents::read(&reader, &contexts, 8).unwrap();
+        let spoken = society.answer(&reader, &agents, &questions).unwrap();
         let right = spoken.given.iter().zip(&questions).filter(|(given, (_, question))| **given == question.answer);
         assert!(spoken.fixed.total_flops() > 0.0 && spoken.asked.total_flops() > 0.0);
         right.count() as f64 / questions.len() as f64
@@ -333,24 +354,24 @@ mod tests {
     fn one_item_a_message_is_enough_for_needles_books_and_largest_values() {
         for topology in [Topology::Flat, Topology::Tree, Topology::Blackboard] {
             for workload in [Workload::Needle, Workload::Book, Workload::Aggregate] {
-                let society = Society { chunk: 8, message: 3, topology, fan: 2, routed: None };
+                let society = Society { message: 3, topology, fan: 2, routed: None };
                 assert_eq!(recall(society, workload, 40), 1.0, "{topology:?} {workload:?}");
             }
         }
-        let routed = Society { chunk: 8, message: 3, topology: Topology::Flat, fan: 2, routed: Some(3) };
+        let routed = Society { message: 3, topology: Topology::Flat, fan: 2, routed: Some(3) };
         assert_eq!(recall(routed, Workload::Needle, 64), 1.0);
     }
 
     #[test]
     fn pairs_need_messages_as_long_as_what_was_read() {
-        let society = |message| Society { chunk: 8, message, topology: Topology::Flat, fan: 4, routed: None };
+        let society = |message| Society { message, topology: Topology::Flat, fan: 4, routed: None };
         assert_eq!(recall(society(24), Workload::Pairs, 64), 1.0);
         assert!(recall(society(6), Workload::Pairs, 64) < 0.7);
     }
 
     #[test]
     fn a_message_answers_the_question_that_it_was_made_for() {
-        let society = Society { chunk: 8, message: 6, topology: Topology::Flat, fan: 2, routed: None };
+        let society = Society { message: 6, topology: Topology::Flat, fan: 2, routed: None };
         for (question, answer) in
             [([1, 2, GET], 70), ([1, 2, FIND], 70), ([70, 2, WHO], 5), ([9, 83, MAX], 71), ([83, 83, TWICE], 66)]
         {

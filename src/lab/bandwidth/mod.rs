@@ -6,7 +6,7 @@ mod notes;
 
 use super::{
     Cost, Desk, Grid, LabError, Run,
-    attention::society::{Society, Topology},
+    attention::society::{Agents, Society, Topology},
     synthetic::{Context, Question, Reader, Sizes, Workload, symbols::KEYS},
 };
 use crate::{agent::wilson, common::Seed, report::Page};
@@ -96,12 +96,13 @@ impl Grid for Bandwidth {
         let asked = contexts.iter().enumerate();
         let questions: Vec<(usize, Question)> =
             asked.flat_map(|(i, context)| context.forward().iter().map(move |&question| (i, question))).collect();
+        let agents = Agents::read(&reader, &contexts, config.chunk)?;
         let total = config.budgets.len() as u64;
         for (done, &budget) in config.budgets.iter().enumerate() {
             desk.step(done as u64, total, format!("{budget} tokens"))?;
             for &topology in &config.topologies {
-                let society = Society { chunk: config.chunk, message: budget, topology, fan: config.fan, routed: None };
-                let spoken = society.answer(&reader, &contexts, &questions)?;
+                let society = Society { message: budget, topology, fan: config.fan, routed: None };
+                let spoken = society.answer(&reader, &agents, &questions)?;
                 keep(
                     desk,
                     &society.name(),
