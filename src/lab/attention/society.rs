@@ -45,9 +45,9 @@ pub struct Society {
 }
 
 /// The agents of every context, each of which has read n₀ items. Different societies may ask them.
-pub struct Agents<'c> {
+pub struct Agents {
     /// The items of each agent.
-    chunks: Vec<Vec<&'c [Item]>>,
+    chunks: Vec<Vec<Vec<Item>>>,
     /// What each keeps of them.
     read: Vec<Vec<Arc<KvSequence>>>,
     /// What an agent keeps that has read nothing.
@@ -67,13 +67,14 @@ pub struct Spoken {
     pub asked: Cost,
 }
 
-impl<'c> Agents<'c> {
+impl Agents {
     /// Lets agents read `chunk` items of a context each.
     ///
     /// # Errors
     /// If a pass fails.
-    pub fn read(reader: &Reader, contexts: &'c [Context], chunk: usize) -> Result<Self, LabError> {
-        let chunks: Vec<Vec<&[Item]>> = contexts.iter().map(|context| context.items.chunks(chunk).collect()).collect();
+    pub fn read(reader: &Reader, contexts: &[Context], chunk: usize) -> Result<Self, LabError> {
+        let split = |context: &Context| context.items.chunks(chunk).map(<[Item]>::to_vec).collect();
+        let chunks: Vec<Vec<Vec<Item>>> = contexts.iter().map(split).collect();
         let texts: Vec<Vec<u32>> = chunks.iter().flatten().map(|items| tokens(items)).collect();
         let (read, reading) = timed(Purpose::Prefill, || {
             let (read, flops) = reader.read(&texts)?;
@@ -82,7 +83,7 @@ impl<'c> Agents<'c> {
         let mut read = read.into_iter();
         let read = chunks.iter().map(|chunks| read.by_ref().take(chunks.len()).collect()).collect();
         let (begun, _) = reader.read(&[vec![BEGIN]])?;
-        let held = |chunks: &Vec<&[Item]>| chunks.iter().map(|items| 1 + 3 * items.len()).sum();
+        let held = |chunks: &Vec<Vec<Item>>| chunks.iter().map(|items| 1 + 3 * items.len()).sum();
         let kept_bytes = chunks.iter().map(|chunks| cache_bytes(reader.spec(), held(chunks))).max().unwrap_or(0);
         Ok(Self { chunks, read, begun: Arc::clone(&begun[0]), reading, kept_bytes })
     }
@@ -140,7 +141,7 @@ impl Society {
     pub fn answer(
         &self,
         reader: &Reader,
-        agents: &Agents<'_>,
+        agents: &Agents,
         questions: &[(usize, Question)],
     ) -> Result<Spoken, LabError> {
         let Agents { chunks, read, begun, reading, .. } = agents;
@@ -165,7 +166,7 @@ impl Society {
                     let answers = self.ask(reader, &rows, Purpose::Message, &mut asked)?;
                     for (&i, answer) in on.iter().zip(answers) {
                         let (context, question) = questions[i];
-                        let own = chunks[context][whom.0[i][turn]];
+                        let own = &chunks[context][whom.0[i][turn]];
                         // What says nothing new is not said.
                         if answer != given[i] || !says(question.tokens, answer) {
                             boards[i].extend(self.message(question.tokens, answer, own));
@@ -191,7 +192,7 @@ impl Society {
                     .map(|((context, question), asked)| {
                         let told = |&chunk: &usize| {
                             let answer = answers.next().expect("an answer an agent");
-                            self.message(question.tokens, answer, chunks[*context][chunk])
+                            self.message(question.tokens, answer, &chunks[*context][chunk])
                         };
                         asked.iter().map(told).collect()
                     })
@@ -205,7 +206,7 @@ impl Society {
     /// Which agents are asked each question, and what choosing took; the index over their items is added to `fixed`.
     fn route(
         &self,
-        chunks: &[Vec<&[Item]>],
+        chunks: &[Vec<Vec<Item>>],
         questions: &[(usize, Question)],
         fixed: &mut Cost,
     ) -> Result<(Vec<Vec<usize>>, Cost), LabError> {
@@ -213,7 +214,7 @@ impl Society {
         let Some(most) = self.routed else {
             return Ok((questions.iter().map(|(context, _)| everyone(*context)).collect(), Cost::default()));
         };
-        let documents = |chunks: &Vec<&[Item]>| chunks.iter().map(|items| items.concat()).collect::<Vec<_>>();
+        let documents = |chunks: &Vec<Vec<Item>>| chunks.iter().map(|items| items.concat()).collect::<Vec<_>>();
         let (indices, indexing) = timed(Purpose::Router, || {
             let indices: Vec<Bm25> = chunks.iter().map(|chunks| Bm25::new(&documents(chunks))).collect();
             let items: usize = chunks.iter().flatten().map(|items| items.len()).sum();
