@@ -168,10 +168,12 @@ impl Sampling {
     }
 
     fn choose(&self, logits: &[f32], max: f32, uniform: f64) -> u32 {
-        if self.temperature == 0.0 {
+        let inverse = 1.0 / self.temperature;
+        // At zero, and where it is so near zero that its inverse is infinite, the most probable token has all the weight.
+        if inverse.is_infinite() {
             return logits.iter().position(|&l| l == max).expect("the maximum is one of them") as u32;
         }
-        head::with_weights(logits, (max, 1.0 / self.temperature), |weights| {
+        head::with_weights(logits, (max, inverse), |weights| {
             if self.top_k.is_none() && self.top_p == 1.0 && self.min_p == 0.0 {
                 return pick_any(weights, uniform);
             }

@@ -13,13 +13,14 @@ use super::{
 };
 use crate::{
     agent::{Prompt, Session, SkillChoice},
-    engine::{Constraint, Request, Sampling},
+    engine::{Constraint, EngineError, Request, Sampling},
     library::{Generation, SkillRef},
     text::{Grammar, GrammarState, Grammars},
 };
+use axum::http::StatusCode;
 use jiff::Timestamp;
 use std::sync::{
-    Arc, Mutex,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
@@ -38,8 +39,8 @@ pub(super) struct App {
     pub(super) draining: AtomicBool,
     /// When it started.
     pub(super) created: i64,
-    /// The skill that answers where the base is asked for: llama-server's `/lora-adapters`.
-    pub(super) default_skill: Mutex<Option<SkillRef>>,
+    /// See [`App::default_skill`]; llama-server's `/lora-adapters` sets it.
+    default_skill: Mutex<Option<SkillRef>>,
     ids: AtomicU64,
 }
 
@@ -124,6 +125,17 @@ impl App {
         base.aliases.iter().map(String::as_str).chain([base.id.name.as_str(), "base"]).collect()
     }
 
+    /// The skill that answers where the base is asked for.
+    pub(super) fn default_skill(&self) -> MutexGuard<'_, Option<SkillRef>> {
+        self.default_skill.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a prompt leaves room for a token.
+    pub(super) fn fits(&self, ids: &[u32]) -> Result<(), ApiError> {
+        let (prompt, context) = (ids.len(), self.session.base.spec().context_max);
+        if prompt < context { Ok(()) } else { Err(EngineError::Context { prompt, context }.into()) }
+    }
+
     /// Who is meant by `model`.
     pub(super) fn choice(&self, model: &str) -> Result<SkillChoice, ApiError> {
         let base = self.base_names();
@@ -131,8 +143,7 @@ impl App {
             return Ok(SkillChoice::Auto);
         }
         if base.contains(&model) {
-            let default = self.default_skill.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-            return Ok(default.map_or(SkillChoice::None, SkillChoice::Named));
+            return Ok(self.default_skill().clone().map_or(SkillChoice::None, SkillChoice::Named));
         }
         let skill = base.iter().find_map(|base| model.strip_prefix(base)?.strip_prefix(':')).unwrap_or(model);
         skill.parse().map(SkillChoice::Named).map_err(|_| no_model(model))
@@ -143,7 +154,9 @@ impl App {
         let asked = Instant::now();
         let place = self.place()?;
         let Plan { n, stop, .. } = ask.plan.clone();
-        let (request, who) = self.blocking(move |app| app.prepare(ask)).await?;
+        // The place goes with the work, not with whoever waits for it: that goes on when they have left.
+        let prepared = self.blocking(move |app| app.prepare(ask).map(|prepared| (place, prepared))).await?;
+        let (place, (request, who)) = prepared;
         let (prompt, until) = (request.prompt.clone(), asked + self.config.time_max);
         let asked = Asked { n, stop, prompt_tokens: prompt.len(), asked, until };
         Ok(Begun { running: self.worker.submit(place, request), asked, prompt, who })
@@ -167,7 +180,7 @@ impl App {
     /// Room for one more request.
     fn place(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         if self.draining.load(Ordering::Relaxed) {
-            return Err(ApiError::unavailable("the server is about to end"));
+            return Err(ApiError::ending());
         }
         self.worker.place().ok_or_else(ApiError::queue_full)
     }
@@ -202,13 +215,15 @@ impl App {
 
     /// Who answers this prompt where `model` is asked for.
     fn who(&self, model: &str, prompt: &[u32]) -> Result<Who, ApiError> {
-        let generation = match self.session.choose(&self.choice(model)?, prompt) {
+        let generation = match self.session.choose(&self.choice(model)?, prompt).map_err(ApiError::from) {
             Ok(generation) => generation,
-            Err(error) => {
-                let error = ApiError::from(error);
-                let unknown = error.status == axum::http::StatusCode::NOT_FOUND;
-                return Err(if unknown { no_model(model) } else { error });
+            // The skill that stood for the base is gone: the base stands for itself.
+            Err(error) if error.status == StatusCode::NOT_FOUND && self.base_names().contains(&model) => {
+                *self.default_skill() = None;
+                None
             }
+            Err(error) if error.status == StatusCode::NOT_FOUND => return Err(no_model(model)),
+            Err(error) => return Err(error),
         };
         let name = generation.as_ref().map(|generation| generation.manifest.name.to_string());
         Ok(Who { model: name.unwrap_or_else(|| self.base_names()[0].to_owned()), generation })

@@ -103,9 +103,12 @@ pub(super) enum PartType {
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum ResponseFormat {
     /// Anything.
-    Text,
+    Text {},
     /// A JSON object.
-    JsonObject,
+    JsonObject {
+        /// What it must fit, as llama-server has it.
+        schema: Option<serde_json::Map<String, Value>>,
+    },
     /// JSON that fits a schema.
     JsonSchema {
         /// The schema.
@@ -139,10 +142,9 @@ pub(super) struct NamedSchema {
 impl ResponseFormat {
     fn grammar(self) -> Option<Grammar> {
         match self {
-            Self::Text => None,
-            Self::JsonObject => Some(Grammar::JsonObject),
-            Self::JsonSchema { json_schema } => {
-                Some(json_schema.schema.map_or(Grammar::JsonObject, |schema| Grammar::Schema(Value::Object(schema))))
+            Self::Text {} => None,
+            Self::JsonObject { schema } | Self::JsonSchema { json_schema: NamedSchema { schema, .. } } => {
+                Some(schema.map_or(Grammar::JsonObject, |schema| Grammar::Schema(Value::Object(schema))))
             }
             Self::Regex { regex } => Some(Grammar::Regex(regex)),
             Self::Grammar { grammar } => Some(Grammar::Lark(grammar)),

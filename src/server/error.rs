@@ -96,6 +96,11 @@ impl ApiError {
         error.after(Duration::from_secs(1))
     }
 
+    /// The server takes nothing new.
+    pub(super) fn ending() -> Self {
+        Self::unavailable("the server is about to end")
+    }
+
     /// The server cannot answer now.
     pub(super) fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", message).after(Duration::from_secs(5))

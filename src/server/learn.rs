@@ -4,7 +4,7 @@ use super::{
     app::{App, Shared},
     body::Body,
     error::{ApiError, ErrorBody},
-    learners::{Job, JobState, Task},
+    learners::{Job, JobState, NotStarted, Task},
     sse,
 };
 use crate::{
@@ -187,6 +187,10 @@ fn begin(app: &App, request: LearnRequest) -> Result<Arc<Job>, ApiError> {
     };
     let name = name.parse().map_err(|error: crate::library::NameError| ApiError::field("name", error.to_string()))?;
     let task = Task { id: app.id("learn"), env, recipe, name, parent: parent.transpose()? };
-    let taken = || ApiError::conflict("a learner of this name is under way").of("name");
-    app.learners.start(task).map_err(ApiError::internal)?.ok_or_else(taken)
+    app.learners.start(task).map_err(|why| match why {
+        NotStarted::Taken => ApiError::conflict("a learner of this name is under way").of("name"),
+        NotStarted::Full => ApiError::queue_full(),
+        NotStarted::Ending => ApiError::ending(),
+        NotStarted::Io(error) => ApiError::internal(error),
+    })
 }

@@ -119,6 +119,19 @@ pub(super) struct Learners {
     courtesy: Arc<Courtesy>,
     jobs: Mutex<Vec<Arc<Job>>>,
     places: Arc<Places>,
+    ending: AtomicBool,
+}
+
+/// Why a learner is not started.
+pub(super) enum NotStarted {
+    /// One of that name is under way.
+    Taken,
+    /// Too many are under way or wait.
+    Full,
+    /// The server is about to end.
+    Ending,
+    /// The system gives no thread.
+    Io(std::io::Error),
 }
 
 /// Learners that may still begin.
@@ -130,7 +143,7 @@ struct Places {
 impl Learners {
     pub(super) fn new(session: Arc<Session>, courtesy: Arc<Courtesy>, learners_max: usize) -> Self {
         let places = Arc::new(Places { free: Mutex::new(learners_max.max(1)), freed: Condvar::new() });
-        Self { session, courtesy, jobs: Mutex::default(), places }
+        Self { session, courtesy, jobs: Mutex::default(), places, ending: AtomicBool::new(false) }
     }
 
     /// All of them, oldest first.
@@ -142,7 +155,9 @@ impl Learners {
         self.list().into_iter().find(|job| job.state.borrow().id == id)
     }
 
-    pub(super) fn cancel_all(&self) {
+    /// Cancels all of them; none begins afterwards.
+    pub(super) fn end(&self) {
+        self.ending.store(true, Ordering::SeqCst);
         self.list().iter().for_each(|job| job.cancel());
         self.wake();
     }
@@ -160,8 +175,8 @@ impl Learners {
         self.places.freed.notify_all();
     }
 
-    /// Starts `task`; none if a job of that name is under way.
-    pub(super) fn start(&self, task: Task) -> std::io::Result<Option<Arc<Job>>> {
+    /// Starts `task`.
+    pub(super) fn start(&self, task: Task) -> Result<Arc<Job>, NotStarted> {
         let state = JobState {
             id: task.id.clone(),
             skill: task.name.to_string(),
@@ -179,13 +194,16 @@ impl Learners {
             let other = job.state.borrow();
             other.skill == state.skill && !other.status.is_over()
         };
-        if jobs.iter().any(same) {
-            return Ok(None);
+        // Set before all jobs are looked at under this lock, so whoever does not see it is seen.
+        if self.ending.load(Ordering::SeqCst) {
+            return Err(NotStarted::Ending);
         }
-        if jobs.len() >= KEPT
-            && let Some(over) = jobs.iter().position(|job| job.state.borrow().status.is_over())
-        {
-            jobs.remove(over);
+        if jobs.iter().any(same) {
+            return Err(NotStarted::Taken);
+        }
+        if jobs.len() >= KEPT {
+            let over = jobs.iter().position(|job| job.state.borrow().status.is_over());
+            jobs.remove(over.ok_or(NotStarted::Full)?);
         }
         let job = Arc::new(Job { state: watch::Sender::new(state), cancelled: AtomicBool::new(false) });
         let life = Life {
@@ -194,9 +212,12 @@ impl Learners {
             places: self.places.clone(),
             job: job.clone(),
         };
-        thread::Builder::new().name(format!("learn {}", task.name)).spawn(move || life.live(task))?;
+        thread::Builder::new()
+            .name(format!("learn {}", task.name))
+            .spawn(move || life.live(task))
+            .map_err(NotStarted::Io)?;
         jobs.push(job.clone());
-        Ok(Some(job))
+        Ok(job)
     }
 }
 

@@ -19,7 +19,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::sync::{PoisonError, atomic::Ordering};
+use std::sync::atomic::Ordering;
 use utoipa::ToSchema;
 
 /// Whether the server takes requests.
@@ -159,7 +159,7 @@ pub(super) struct AdapterScale {
 ))]
 pub(super) async fn adapters(State(app): State<Shared>) -> Result<Json<Vec<AdapterCard>>, ApiError> {
     app.blocking(|app| {
-        let default = app.default_skill.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let default = app.default_skill().clone();
         let card = |(id, path): (usize, String)| AdapterCard {
             scale: f32::from(u8::from(default.as_ref().is_some_and(|skill| skill.name.as_str() == path))),
             id,
@@ -191,7 +191,7 @@ pub(super) async fn set_adapters(State(app): State<Shared>, Whole(bytes): Whole)
         }
         let skill = chosen.map(|name| name.parse::<SkillRef>()).transpose();
         let skill = skill.map_err(|error| ApiError::field("id", error.to_string()))?;
-        *app.default_skill.lock().unwrap_or_else(PoisonError::into_inner) = skill;
+        *app.default_skill() = skill;
         Ok(Json(json!({ "success": true })))
     })
     .await

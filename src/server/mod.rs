@@ -92,7 +92,7 @@ pub fn serve(
         let shutdown = async move {
             end.await;
             draining.draining.store(true, Ordering::Relaxed);
-            draining.learners.cancel_all();
+            draining.learners.end();
             let _ = asked.send(());
         };
         let serving = axum::serve(socket, routes(app)).with_graceful_shutdown(shutdown);

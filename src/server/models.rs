@@ -149,6 +149,7 @@ pub(super) async fn unload(State(app): State<Shared>, Body(request): Body<Unload
             return Err(ApiError::bad(message).of("lora_name"));
         }
         library.remove(&name)?;
+        app.default_skill().take_if(|skill| skill.name == name);
         Ok(format!("Success: LoRA adapter '{name}' removed successfully."))
     })
     .await

@@ -68,6 +68,8 @@ pub(super) async fn route(
     };
     app.computing(move |app| {
         let ids = app.session.prompt_ids(&Prompt::Chat(messages))?;
+        // A prompt that does not fit is not worth a pass.
+        app.fits(&ids)?;
         let chosen = app.session.choose(&crate::agent::SkillChoice::Auto, &ids)?;
         Ok(Json(RouteAnswer {
             choice: chosen.as_ref().map(|generation| generation.manifest.name.to_string()),
@@ -175,6 +177,13 @@ pub(super) async fn embed(
             let message = format!("input must be 1 to {INPUTS_MAX} texts of 1 to {context} tokens");
             return Err(ApiError::field("input", message));
         }
+        let tokens: usize = inputs.iter().map(Vec::len).sum();
+        let most = app.config.limits.cache_tokens_max;
+        if tokens > most {
+            return Err(ApiError::too_large(format!(
+                "input has {tokens} tokens, and at most {most} are read at a time"
+            )));
+        }
         let base = &app.session.base;
         let engine = Engine::new(base.model.clone(), Limits::default());
         let prompts: Vec<&[u32]> = inputs.iter().map(Vec::as_slice).collect();
@@ -186,7 +195,6 @@ pub(super) async fn embed(
             let embedding = if as_base64 { json!(base64(&unit)) } else { json!(unit) };
             json!({ "object": "embedding", "index": index, "embedding": embedding })
         };
-        let tokens: usize = inputs.iter().map(Vec::len).sum();
         Ok(Json(json!({
             "object": "list",
             "data": states.into_iter().enumerate().map(one).collect::<Vec<_>>(),

@@ -137,8 +137,11 @@ impl Tools {
 
     /// What a forced call must be.
     pub(super) fn grammar(&self) -> Option<Grammar> {
-        let call = |Tool { function, .. }: &Tool| {
-            let arguments = function.parameters.clone().map_or_else(|| json!({ "type": "object" }), Value::Object);
+        let alone = self.tools.len() == 1;
+        let call = |(index, Tool { function, .. }): (usize, &Tool)| {
+            let mut arguments = function.parameters.clone().map_or_else(|| json!({ "type": "object" }), Value::Object);
+            let place = if alone { String::new() } else { format!("/anyOf/{index}") };
+            move_references(&mut arguments, &format!("#{place}/properties/arguments"));
             json!({
                 "type": "object",
                 "properties": { "name": { "const": function.name }, "arguments": arguments },
@@ -146,9 +149,8 @@ impl Tools {
                 "additionalProperties": false,
             })
         };
-        let calls: Vec<Value> = self.tools.iter().map(call).collect();
-        self.forced
-            .then(|| Grammar::Schema(if calls.len() == 1 { calls[0].clone() } else { json!({ "anyOf": calls }) }))
+        let calls: Vec<Value> = self.tools.iter().enumerate().map(call).collect();
+        self.forced.then(|| Grammar::Schema(if alone { calls[0].clone() } else { json!({ "anyOf": calls }) }))
     }
 
     /// Tells the model of its tools, in its system message.
@@ -165,6 +167,26 @@ impl Tools {
             Some(first) if first.role == Role::System => first.content = format!("{}\n\n{text}", first.content),
             _ => messages.insert(0, Message::system(text)),
         }
+    }
+}
+
+/// Makes references into a schema's own document (`#/$defs/…`) lead to where the schema stands in a larger one, `root`.
+fn move_references(schema: &mut Value, root: &str) {
+    match schema {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match value {
+                    Value::String(to) if key == "$ref" && (to == "#" || to.starts_with("#/")) => {
+                        *to = format!("{root}{}", to[1..].trim_end_matches('/'));
+                    }
+                    // What is data, not a schema.
+                    _ if matches!(key.as_str(), "const" | "enum" | "default" | "examples") => {}
+                    value => move_references(value, root),
+                }
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| move_references(value, root)),
+        _ => {}
     }
 }
 

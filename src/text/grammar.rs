@@ -12,12 +12,17 @@ use std::{
     collections::VecDeque,
     fmt,
     sync::{Arc, Mutex, PoisonError},
+    thread,
 };
 
 /// Compiled grammars that are kept.
 const KEPT: usize = 64;
 /// A description longer than this is refused.
 const BYTES_MAX: usize = 256 << 10;
+
+/// Grammars are compiled by recursion: a level of nesting takes ten bytes of a description, a reference thirty, and neither more than some
+/// 5 kB of stack, so this holds any description of [`BYTES_MAX`]. Pages that are not touched cost nothing.
+const STACK: usize = 256 << 20;
 
 /// What a text must be.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,8 +106,14 @@ impl Grammars {
         if let Some((_, state)) = kept().iter().find(|(other, _)| *other == key) {
             return Ok(state.clone());
         }
-        let parser = self.factory.create_parser(grammar.top_level());
-        let matcher = Matcher::new(parser);
+        let matcher = thread::scope(|scope| {
+            let compile = || Matcher::new(self.factory.create_parser(grammar.top_level()));
+            let compiling = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, compile);
+            compiling
+                .map_err(|error| TextError::Grammar(format!("the system gives no thread: {error}")))?
+                .join()
+                .map_err(|_| TextError::Grammar("the compiler gave up".into()))
+        })?;
         if let Some(error) = matcher.get_error() {
             return Err(TextError::Grammar(error.lines().next().unwrap_or("it cannot be followed").to_owned()));
         }

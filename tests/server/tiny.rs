@@ -197,3 +197,103 @@ fn a_conversation_with_a_server_streams_says_who_answers_and_keeps_what_it_was_w
     assert_eq!((kept.len(), &kept[0]["reward"], &kept[1]["answer"]), (2, &json!(1.0), &json!("right")));
     assert_eq!(kept[1]["messages"].as_array().unwrap().len(), 3, "history is sent: {}", kept[1]);
 }
+
+impl Server {
+    /// What the base's answer to `more` must be, as JSON.
+    fn json(&self, more: Value) -> Value {
+        let answer = self.chat("base", "hm", more);
+        let said = &answer["choices"][0]["message"];
+        let call = &said["tool_calls"][0]["function"]["arguments"];
+        let text = call.as_str().or(said["content"].as_str()).unwrap_or_default();
+        serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {answer}"))
+    }
+
+    fn refuses(&self, path: &str, body: &Value, with: (u16, &str)) {
+        let (status, error) = self.post(path, body);
+        assert!(status == with.0 && error["error"].to_string().contains(with.1), "{status} {error}");
+    }
+}
+
+#[test]
+fn a_temperature_next_to_zero_is_zero() {
+    let server = Server::tiny(&[]);
+    let said = |more: Value| server.chat("base", "a", more)["choices"][0]["message"]["content"].clone();
+    let greedy = said(json!({ "temperature": 0 }));
+    for temperature in [1e-45, 1e-40, 2.9e-39, 3e-39, 1e-30] {
+        assert_eq!(said(json!({ "temperature": temperature })), greedy, "{temperature}");
+        assert_eq!(said(json!({ "temperature": temperature, "top_p": 0.9 })), greedy, "{temperature}");
+    }
+}
+
+#[test]
+fn prompts_and_schemas_of_any_size_are_answered_or_refused() {
+    let server = Server::tiny(&[]);
+    // Thirty bytes a reference, each of them some levels of recursion.
+    let link = |i: usize| (format!("d{i}"), json!({ "$ref": format!("#/$defs/d{}", i + 1) }));
+    let mut links: serde_json::Map<String, Value> = (0..7000).map(link).collect();
+    links.insert("d7000".into(), json!({ "const": 1 }));
+    let schema = json!({ "$ref": "#/$defs/d0", "$defs": links });
+    let format = json!({ "type": "json_schema", "json_schema": { "schema": schema } });
+    assert_eq!(server.json(json!({ "response_format": format })), 1);
+
+    let long = "a ".repeat(200_000);
+    server.refuses("/v1/route", &json!({ "prompt": long }), (400, "context_length_exceeded"));
+    let many = json!({ "input": vec![vec![0; 1000]; 100] });
+    server.refuses("/v1/embeddings", &many, (413, "100000 tokens"));
+}
+
+#[test]
+fn a_format_is_kept_whole_or_refused() {
+    let server = Server::tiny(&[]);
+    let one = |key: &str| json!({ "type": "object", "properties": { key: { "const": 1 } }, "required": [key], "additionalProperties": false });
+    let object = json!({ "type": "json_object", "schema": one("x") });
+    assert_eq!(server.json(json!({ "response_format": object, "max_tokens": 64 })), json!({ "x": 1 }));
+    let text = json!({ "type": "text", "schema": one("x") });
+    let body = json!({ "messages": [{ "role": "user", "content": "a" }], "response_format": text });
+    server.refuses("/v1/chat/completions", &body, (400, "schema"));
+
+    // As pydantic writes a model within a model.
+    let mut nested = json!({ "type": "object", "properties": { "inner": { "$ref": "#/$defs/Inner" } }, "required": ["inner"],
+        "additionalProperties": false });
+    nested["$defs"] = json!({ "Inner": one("x") });
+    let tool = |name: &str| json!({ "type": "function", "function": { "name": name, "parameters": nested } });
+    for tools in [json!([tool("f")]), json!([tool("f"), tool("g")])] {
+        let forced = json!({ "tools": tools, "tool_choice": "required", "max_tokens": 128 });
+        assert_eq!(server.json(forced), json!({ "inner": { "x": 1 } }));
+    }
+}
+
+#[test]
+fn the_base_answers_when_the_skill_that_stood_for_it_is_gone() {
+    let server = Server::tiny(&[]);
+    let folder = server.home.path().join("adapters/guest");
+    checkpoint::write_adapter(&folder, server.home.path().join("model").to_str().unwrap(), 0);
+    let stand = || {
+        let load = json!({ "lora_name": "guest", "lora_path": "guest" });
+        assert_eq!(server.post("/v1/load_lora_adapter", &load).0, 200);
+        assert_eq!(server.chat("base", "a", json!({}))["skill"], Value::Null, "not unasked");
+        assert_eq!(server.post("/lora-adapters", &json!([{ "id": 0, "scale": 1.0 }])).0, 200);
+        assert_eq!(server.chat("base", "a", json!({}))["skill"], "guest");
+    };
+    stand();
+    assert_eq!(server.post("/v1/unload_lora_adapter", &json!({ "lora_name": "guest" })).0, 200);
+    stand();
+    let mut elsewhere = Command::new(env!("CARGO_BIN_EXE_socius"));
+    elsewhere.args(["skills", "remove", "guest"]).env("SOCIUS_HOME", server.home.path());
+    assert!(elsewhere.output().unwrap().status.success());
+    assert_eq!(server.chat("base", "a", json!({}))["skill"], Value::Null);
+}
+
+#[test]
+fn learners_that_wait_are_not_without_number() {
+    let server = Server::tiny(&["--learners", "1"]);
+    let start = |i: usize| {
+        let example = |k: usize| json!({ "prompt": format!("question {k}"), "completion": "a" });
+        let examples: Vec<Value> = (0..16).map(example).collect();
+        let body = json!({ "name": format!("n{i}"), "examples": examples, "steps": 1_000_000 });
+        server.post("/v1/learn", &body)
+    };
+    let first = (0..300).map(start).find(|(status, _)| *status != 202);
+    let (status, error) = first.expect("one of 300 is refused");
+    assert_eq!((status, &error["error"]["code"]), (429, &json!("queue_full")), "{error}");
+}
