@@ -55,4 +55,4 @@ pub use stream::{
     ArmRun, Baseline, Cell, Life, Metrics, Outcome, Spent, Spread, Stream, StreamError, Summary, Task, metrics,
     run_stream, spread,
 };
-pub use stream::{forward as forward_flops, training as training_flops};
+pub use stream::{forward_rows as forward_flops, training as training_flops};

@@ -7,7 +7,10 @@ use crate::{
     library::BaseId,
 };
 use serde::{Deserialize, Serialize};
-use std::{fs, path::Path, thread};
+use std::{fmt, fs, path::Path, thread};
+
+/// Of the program and of what it measures; the second number changes when a cell would be measured otherwise.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), ", measurements 2");
 
 /// The first file of a run's folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,9 +29,12 @@ pub struct Manifest {
     pub model: Option<BaseId>,
     /// Where it was begun.
     pub machine: Machine,
+    /// Other machines on which it went on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub continued_on: Vec<Machine>,
     /// CPU threads of a cell.
     pub threads: usize,
-    /// This program's version.
+    /// The version of the program and of its measurements.
     pub version: String,
 }
 
@@ -43,6 +49,13 @@ pub struct Machine {
     pub simd: String,
     /// Operating system and architecture.
     pub system: String,
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let processor = self.processor.as_deref().unwrap_or("an unnamed processor");
+        write!(f, "{processor} ({} cores, {}, {})", self.cores, self.simd, self.system)
+    }
 }
 
 impl Machine {
@@ -81,8 +94,9 @@ impl Manifest {
             seeds: plan.seeds.clone(),
             model: model.map(|outline| outline.id),
             machine: Machine::here(),
+            continued_on: Vec::new(),
             threads,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: VERSION.to_owned(),
         })
     }
 
@@ -113,7 +127,7 @@ impl Manifest {
             let bytes = serde_json::to_vec_pretty(self).expect("a manifest is plain data");
             write_atomic(&path, &bytes).map_err(LabError::file(&path))?;
         }
-        let kept = Self::read(folder)?;
+        let mut kept = Self::read(folder)?;
         let other = |what: &str| LabError::File {
             path: path.clone(),
             what: format!("this folder holds a run with another {what}: give another --folder, or remove it"),
@@ -126,6 +140,17 @@ impl Manifest {
         }
         if kept.model != self.model {
             return Err(other("model"));
+        }
+        if kept.version != self.version {
+            return Err(other(&format!("version of the program ({}, not {})", kept.version, self.version)));
+        }
+        if kept.threads != self.threads {
+            return Err(other(&format!("number of threads ({} of them: go on with --threads {0})", kept.threads)));
+        }
+        if kept.machine != self.machine && !kept.continued_on.contains(&self.machine) {
+            kept.continued_on.push(self.machine.clone());
+            write_atomic(&path, &serde_json::to_vec_pretty(&kept).expect("a manifest is plain data"))
+                .map_err(LabError::file(&path))?;
         }
         Ok(kept)
     }

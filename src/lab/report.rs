@@ -1,7 +1,7 @@
 //! A run's folder as a page that is read without the code, and its measurements as tables that other programs read. Never knows what an
 //! experiment asks: it writes the page that the experiment fills.
 
-use super::{LabError, Run, counted, find, table::Flat};
+use super::{LabError, Machine, Run, counted, find, table::Flat};
 use crate::{
     common::write_atomic,
     report::{Page, Painter, Table},
@@ -92,20 +92,21 @@ fn again(runs: &[Run], page: &mut Page) {
         if !failures.is_empty() {
             page.table(&Table { head: vec!["cell that failed", "why"], rows: failures });
         }
-        let machine = &manifest.machine;
+        let machines = std::iter::once(&manifest.machine).chain(&manifest.continued_on);
+        let machines: Vec<String> = machines.map(Machine::to_string).collect();
         let model = manifest.model.as_ref().map(|id| format!("model {} ({})", id.name, id.digest.short()));
         page.text(&format!(
-            "Configuration {}, seeds {:?}, {}; socius {}, {} threads of {} ({} cores, {}, {}).",
+            "Configuration {}, seeds {:?}, {}; socius {}, {} threads of {}.",
             manifest.config_digest.short(),
             manifest.seeds,
             model.unwrap_or_else(|| "models trained here from scratch".to_owned()),
             manifest.version,
             manifest.threads,
-            machine.processor.as_deref().unwrap_or("an unnamed processor"),
-            machine.cores,
-            machine.simd,
-            machine.system,
+            machines.join(", and then "),
         ));
+        if machines.len() > 1 {
+            page.text("So its seconds were taken on more than one machine; everything else does not depend on that.");
+        }
         let how = match manifest.known_size() {
             Some(size) => format!("--{}", size.name()),
             None => "--config FILE".to_owned(),

@@ -4,7 +4,7 @@ use super::{reading::Reading, study::Notes};
 use crate::{
     agent::{
         Base, Learned,
-        stream::{forward, training},
+        stream::{forward, forward_rows, training},
     },
     lora::ActiveAdapter,
 };
@@ -132,13 +132,9 @@ pub(super) fn price(base: &Base, paid: &Paid<'_>) -> Price {
         seconds: skill.seconds / queries as f64,
         bytes: adapter_bytes(layout.len()),
     };
-    // Without attention, a hundredth of the rest for rows as short as these.
-    let linear = |read: u64, drawn: u64| {
-        let one = forward(spec, 0, 1, 0);
-        one * (read + drawn) as f64 + (forward(spec, 0, 0, 1) - one) * drawn as f64
-    };
-    let learning = spent.iter().map(|spent| linear(spent.read_tokens, spent.sampled_tokens) + spent.training(spec));
-    let flops = linear(notes.read_tokens, notes.sampled_tokens) + learning.sum::<f64>();
+    let rows = |read, drawn| forward_rows(spec, 0, read, drawn);
+    let learning = spent.iter().map(|spent| rows(spent.read_tokens, spent.sampled_tokens) + spent.training(spec));
+    let flops = rows(notes.read_tokens, notes.sampled_tokens) + learning.sum::<f64>();
     let seconds = notes.seconds + spent.iter().map(|spent| spent.seconds).sum::<f64>();
     Price {
         document_tokens,

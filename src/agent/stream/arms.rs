@@ -12,6 +12,7 @@ use super::{
 use crate::{
     agent::AgentError,
     common::{Digest, Report},
+    library::LibraryError,
     lora::{ActiveAdapter, LoraWeights, Merge, MergeSettings, Part, merge},
     router::RouteBy,
 };
@@ -145,7 +146,26 @@ impl Desk<'_> {
         report: &mut dyn Report,
     ) -> Result<ArmRun, AgentError> {
         let tasks = &self.stream.orders[order];
-        self.whole(ROUTED, (order, tasks), seed, |run| self.live_routed(run, outlook, report))
+        let run = self.whole(ROUTED, (order, tasks), seed, |run| self.live_routed(run, outlook, report))?;
+        // An arm may have come to its end before anyone wanted it published.
+        if self.publishes(&run) {
+            for (&task, life) in run.tasks.iter().zip(&run.lives) {
+                match self.skill(task, life) {
+                    Ok(skill) => skill.iter().try_for_each(|skill| self.publish(skill, report))?,
+                    Err(AgentError::Library(LibraryError::NotFound { .. })) => report.note(&format!(
+                        "{} is not published: this folder has what was measured of it, and not its adapter",
+                        life.task
+                    )),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(run)
+    }
+
+    /// Whether what `run` learns becomes the user's.
+    fn publishes(&self, run: &ArmRun) -> bool {
+        self.stream.publish && run.order == 0 && run.seed == self.stream.seeds[0]
     }
 
     fn live_routed(
@@ -155,12 +175,11 @@ impl Desk<'_> {
         report: &mut dyn Report,
     ) -> Result<ArmRun, AgentError> {
         let (tasks, seed) = (run.tasks.clone(), run.seed);
-        let first = run.order == 0 && seed == self.stream.seeds[0];
         let mut skills = Vec::new();
         for (position, &task) in tasks.iter().enumerate() {
             let lived = self.life(task, seed, &skills, outlook, report)?;
             let skill = self.skill(task, &lived)?;
-            if let (Some(skill), true) = (&skill, first && self.stream.publish) {
+            if let (Some(skill), true) = (&skill, self.publishes(&run)) {
                 self.publish(skill, report)?;
             }
             skills.extend(skill);
@@ -213,6 +232,8 @@ impl Desk<'_> {
             if baseline.trains() {
                 run.lives.push(rehearsal.train(self, outlook, report)?);
             } else {
+                // What the library learned was learned for this arm too.
+                run.lives.push(routed.lives[position].clone());
                 skills.extend(self.skill(task, &routed.lives[position])?);
             }
             let cells = match stage.known(self, now) {

@@ -2,7 +2,7 @@
 
 use super::{
     arms::ROUTED,
-    cost::{Spent, forward, training},
+    cost::{Spent, forward_rows, training},
     desk::{Desk, Life, Skill},
     directory::Directory,
     outlook::Outlook,
@@ -137,13 +137,13 @@ impl Desk<'_> {
             spent: Spent::default(),
         };
         let skill = self.skill(birth.task, &life)?;
-        let adapter = skill.as_ref().map_or(0, |skill| skill.adapter.theta.len());
+        let adapter = learned.adapter.theta.len();
         life.adapter = skill.map(|skill| skill.adapter.digest());
         life.spent = Spent {
             read_tokens: learned.read_tokens,
             sampled_tokens: learned.sampled_tokens,
             trained_tokens: learned.trained_tokens,
-            flops: forward(spec, adapter, learned.read_tokens, learned.sampled_tokens)
+            flops: forward_rows(spec, adapter, learned.read_tokens, learned.sampled_tokens)
                 + training(spec, adapter, learned.trained_tokens, learned.scored_tokens),
             // Lives that learn together take their time together.
             seconds: learned.seconds / together,

@@ -1,6 +1,7 @@
 //! What a matrix of accuracies says: accuracy, backward and forward transfer, forgetting. Pure; never sees tasks or models.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The figures of one run. `R[i][j]` is the accuracy on task j after task i, both in the order of the stream; cells that were not
 /// measured are none, and so is a figure without a cell to be made of.
@@ -76,6 +77,14 @@ pub fn spread(values: &[f64]) -> Option<Spread> {
     Some(Spread { mean, ci95, n })
 }
 
+/// The same over seeds: what is measured more than once under a seed, in other orders, shares what was learned, and its mean is one value.
+pub fn over_seeds(values: impl IntoIterator<Item = (u64, f64)>) -> Option<Spread> {
+    let mut seeds = BTreeMap::<u64, Vec<f64>>::new();
+    values.into_iter().for_each(|(seed, value)| seeds.entry(seed).or_default().push(value));
+    let means = seeds.values().filter_map(|values| mean(values.iter().copied().map(Some)));
+    spread(&means.collect::<Vec<_>>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +146,14 @@ mod tests {
         // Deviation 0.1, so 4.303 · 0.1 / √3.
         let [low, high] = spread(&[0.4, 0.5, 0.6]).unwrap().ci95.unwrap();
         assert!((low - 0.251_565).abs() < 1e-4 && (high - 0.748_435).abs() < 1e-4, "{low} {high}");
+    }
+
+    #[test]
+    fn orders_of_one_seed_are_one_repetition() {
+        assert_eq!(over_seeds([(7, 0.4), (7, 0.4), (7, 0.4)]), Some(Spread { mean: 0.4, ci95: None, n: 1 }));
+        let seeds = [(0, 0.3), (0, 0.5), (1, 0.5), (2, 0.7), (2, 0.5)];
+        assert_eq!(over_seeds(seeds), spread(&[0.4, 0.5, 0.6]));
+        assert_eq!(over_seeds([]), None);
     }
 
     proptest! {

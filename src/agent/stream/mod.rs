@@ -31,7 +31,7 @@ mod spec;
 
 pub use arms::ArmRun;
 pub use cost::Spent;
-pub use cost::{forward, training};
+pub use cost::{forward, forward_rows, training};
 pub use desk::{Cell, Life};
 pub use metrics::{Metrics, Spread, metrics, spread};
 pub use outcome::{Outcome, Summary};

@@ -4,7 +4,7 @@ use super::{
     arms::ArmRun,
     cost::Spent,
     desk::Cell,
-    metrics::{Metrics, Spread, metrics, spread},
+    metrics::{Metrics, Spread, mean, metrics, over_seeds},
     spec::Stream,
 };
 use serde::Serialize;
@@ -21,7 +21,7 @@ pub struct Outcome {
     pub runs: Vec<ArmRun>,
 }
 
-/// An arm over its repetitions.
+/// An arm over its seeds, each the mean of its orders.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
     /// `routed` or a baseline.
@@ -36,7 +36,7 @@ pub struct Summary {
     pub forgetting: Option<Spread>,
     /// Share of just-learned accuracy that is left at the end.
     pub kept: Option<Spread>,
-    /// What a repetition takes on average, learning and answering.
+    /// What an order under a seed takes on average, learning, routing and answering.
     pub spent: Spent,
 }
 
@@ -79,15 +79,16 @@ impl Outcome {
         self.runs.iter().filter(move |run| run.arm == arm)
     }
 
-    /// Each arm over its repetitions.
+    /// Each arm over its seeds.
     pub fn summaries(&self) -> Vec<Summary> {
         let summary = |arm: &str| {
-            let found: Vec<Metrics> = self.of(arm).map(|run| self.metrics(run)).collect();
-            let over =
-                |get: &dyn Fn(&Metrics) -> Option<f64>| spread(&found.iter().filter_map(get).collect::<Vec<_>>());
+            let found: Vec<(u64, Metrics)> = self.of(arm).map(|run| (run.seed, self.metrics(run))).collect();
+            let over = |get: &dyn Fn(&Metrics) -> Option<f64>| {
+                over_seeds(found.iter().filter_map(|(seed, metrics)| Some((*seed, get(metrics)?))))
+            };
             let forgotten = |m: &Metrics| {
                 let known: Vec<f64> = m.forgetting.iter().copied().flatten().collect();
-                spread(&known).map(|all| all.mean)
+                mean(known.into_iter().map(Some))
             };
             Summary {
                 arm: arm.to_owned(),
@@ -119,7 +120,7 @@ impl Outcome {
     pub fn mean_matrix(&self, arm: &str) -> Vec<Vec<Option<f64>>> {
         let matrices: Vec<_> = self.of(arm).filter(|run| run.order == 0).map(ArmRun::matrix).collect();
         let tasks = self.base.len();
-        let cell = |i: usize, j: usize| super::metrics::mean(matrices.iter().map(|matrix| matrix[i][j]));
+        let cell = |i: usize, j: usize| mean(matrices.iter().map(|matrix| matrix[i][j]));
         (0..tasks).map(|i| (0..tasks).map(|j| cell(i, j)).collect()).collect()
     }
 
@@ -133,7 +134,7 @@ impl Outcome {
     pub fn to_json(&self) -> Value {
         let summaries = self.summaries();
         let routed = summaries.first();
-        let mean = |get: &dyn Fn(&Summary) -> Option<Spread>| routed.and_then(get).map(|spread| spread.mean);
+        let of_routed = |get: &dyn Fn(&Summary) -> Option<Spread>| routed.and_then(get).map(|spread| spread.mean);
         let base: Vec<f64> = self.stream.orders[0].iter().map(|&task| self.base[task].strict).collect();
         let r = routed.map(|routed| self.mean_matrix(&routed.arm)).unwrap_or_default();
         let run = |run: &ArmRun| {
@@ -153,11 +154,11 @@ impl Outcome {
             "tasks": self.first_order(),
             "baseline": base,
             "R": r,
-            "acc": mean(&|s| s.acc),
-            "bwt": mean(&|s| s.bwt),
-            "fwt": mean(&|s| s.fwt),
+            "acc": of_routed(&|s| s.acc),
+            "bwt": of_routed(&|s| s.bwt),
+            "fwt": of_routed(&|s| s.fwt),
             "forgetting": metrics(&r, &base).forgetting,
-            "kept": mean(&|s| s.kept),
+            "kept": of_routed(&|s| s.kept),
             "arms": summaries,
             "runs": self.runs.iter().map(run).collect::<Vec<_>>(),
         })

@@ -2,7 +2,7 @@
 
 use super::{
     arms::ROUTED,
-    cost::Spent,
+    cost::{Spent, reading},
     desk::{Cell, Desk, Skill},
     directory::Directory,
 };
@@ -12,6 +12,7 @@ use crate::{
     lora::ActiveAdapter,
     router::{self, RouteBy},
 };
+use socius_models::Spec;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Those who can answer.
@@ -77,19 +78,22 @@ impl Stage<'_> {
         for (&task, who) in open.iter().zip(&who) {
             let (own, others) = rest.split_at(who.len());
             rest = others;
-            let cell = self.cell(desk, task, who, own);
+            let cell = self.cell(desk, task, panel, (who, own));
             let key = self.key(desk, task);
             desk.cells.borrow_mut().insert(key, cell)?;
         }
         Ok(self.known(desk, tasks).expect("what was not known has been measured"))
     }
 
-    fn cell(&self, desk: &Desk<'_>, task: usize, who: &[Answerer], marks: &[Mark]) -> Cell {
+    fn cell(&self, desk: &Desk<'_>, task: usize, panel: &Panel, (who, marks): (&[Answerer], &[Mark])) -> Cell {
         let Grades { strict, lenient } = Mark::grades(marks);
         let share = |flags: &[bool]| flags.iter().filter(|&&flag| flag).count() as f64 / flags.len().max(1) as f64;
         let mut answered_by = BTreeMap::new();
         who.iter().for_each(|(name, _)| *answered_by.entry(name.clone()).or_default() += 1);
         let size = |(_, adapter): &Answerer| adapter.as_ref().map_or(0, |adapter| adapter.theta.len());
+        let spec = desk.base().spec();
+        let mut spent = Spent::answering(spec, marks, &who.iter().map(size).collect::<Vec<_>>());
+        spent.flops += reading(spec, panel.read_before(spec), spent.read_tokens);
         Cell {
             arm: self.arm.to_owned(),
             seed: self.seed,
@@ -99,7 +103,7 @@ impl Stage<'_> {
             lenient: share(&lenient),
             items: marks.len(),
             answered_by,
-            spent: Spent::answering(desk.base().spec(), marks, &who.iter().map(size).collect::<Vec<_>>()),
+            spent,
         }
     }
 }
@@ -108,6 +112,15 @@ impl Stage<'_> {
 type Answerer = (String, Option<Arc<ActiveAdapter>>);
 
 impl Panel {
+    /// Layers through which the router reads a prompt before anyone answers it.
+    fn read_before(&self, spec: &Spec) -> usize {
+        match self {
+            Self::Routed(_, RouteBy::Ridge) => router::layer(spec),
+            Self::Routed(_, RouteBy::Arrow) => spec.layers,
+            _ => 0,
+        }
+    }
+
     fn who(&self, desk: &Desk<'_>, arm: &str, task: usize) -> Result<Vec<Answerer>, AgentError> {
         let base = || ("base".to_owned(), None);
         let named = |skill: &Skill| (desk.tasks[skill.task].task.name.to_string(), Some(skill.adapter.clone()));

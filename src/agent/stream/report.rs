@@ -2,10 +2,11 @@
 
 use super::{
     arms::{ArmRun, ROUTED},
-    metrics::{Spread, mean, spread},
+    metrics::{Spread, mean, over_seeds},
     outcome::{Outcome, Summary},
 };
 use crate::report::{Bars, Flow, Heat, Line, Lines, Page, Stream as Ribbon, Table};
+use std::collections::BTreeSet;
 
 /// Losses are averaged over so many steps around each.
 const SMOOTHED: usize = 4;
@@ -57,20 +58,21 @@ impl Outcome {
             "ACC: mean accuracy on all tasks at the end. BWT: how much accuracy on a task changed since it was learned. FWT: how much \
              better than the base a task goes just before it is learned. Forgetting: the best accuracy that a task ever had, less that at \
              the end. Kept: accuracy at the end as a share of what it was just after learning. Points of 100, with 95 % intervals over \
-             repetitions (Student's t).",
+             seeds (Student's t); a seed's figure is the mean of its orders, which share what they learn.",
         );
         let row = |summary: &Summary| {
             let Summary { arm, acc, bwt, fwt, forgetting, kept, .. } = summary;
             let figures = [acc, bwt, fwt, forgetting, kept].map(|figure| figure.as_ref().map_or_else(dash, interval));
-            let n = self.of(arm).count().to_string();
+            let seeds = self.of(arm).map(|run| run.seed).collect::<BTreeSet<_>>().len();
+            let n = format!("{} × {seeds}", self.of(arm).count() / seeds.max(1));
             [vec![describe(arm).to_owned()], figures.to_vec(), vec![n]].concat()
         };
-        let head = vec!["arm", "ACC", "BWT", "FWT", "forgetting", "kept, %", "repetitions"];
+        let head = vec!["arm", "ACC", "BWT", "FWT", "forgetting", "kept, %", "orders × seeds"];
         page.table(&Table { head, rows: self.summaries().iter().map(row).collect() });
         let lines: Vec<Line<'_>> = self.arms().into_iter().map(|arm| self.along(arm)).collect();
         page.figure(
             &Lines { lines, axes: ("tasks met", "accuracy on the tasks met so far"), range: Some((0.0, 1.0)) },
-            "Mean accuracy on the tasks met so far, after each; bands are 95 % intervals over repetitions.",
+            "Mean accuracy on the tasks met so far, after each; bands are 95 % intervals over seeds.",
         );
     }
 
@@ -78,9 +80,8 @@ impl Outcome {
     fn along<'o>(&'o self, arm: &'o str) -> Line<'o> {
         let (mut points, mut band) = (Vec::new(), Vec::new());
         for after in 0..self.base.len() {
-            let so_far = |run: &ArmRun| mean(run.matrix()[after][..=after].iter().copied());
-            let values: Vec<f64> = self.of(arm).filter_map(so_far).collect();
-            let Some(found) = spread(&values) else { continue };
+            let so_far = |run: &ArmRun| Some((run.seed, mean(run.matrix()[after][..=after].iter().copied())?));
+            let Some(found) = over_seeds(self.of(arm).filter_map(so_far)) else { continue };
             points.push(((after + 1) as f64, found.mean));
             band.extend(found.ci95.map(|[low, high]| ((after + 1) as f64, low, high)));
         }
@@ -164,9 +165,10 @@ impl Outcome {
     fn cost(&self, page: &mut Page) {
         page.section("What it took");
         page.text(
-            "A repetition of each arm on average: learning (with being judged before and after) and answering all tests. Arms share \
-             what they have in common, such as skills and answers, so that they took less together than the sum. Operations are \
-             counted: 2 a weight and token read, 4 a frozen weight and token trained, 6 an adapter's, attention and output head included.",
+            "An order and seed of each arm on average: learning (with being judged before and after), the router's reading of every \
+             prompt, and answering all tests, each as if nothing were known. Arms share what they have in common, such as skills \
+             and answers, so that they took less together than the sum. Operations are counted: 2 a weight and token read, 4 a frozen \
+             weight and token trained, 6 an adapter's, the output head where tokens are predicted, and attention where tests are answered.",
         );
         let summaries = self.summaries();
         let row = |Summary { arm, spent, .. }: &Summary| {
@@ -183,7 +185,7 @@ impl Outcome {
         let head = vec!["arm", "read, k tokens", "sampled, k tokens", "trained, k tokens", "TFLOP", "seconds"];
         page.table(&Table { head, rows: summaries.iter().map(row).collect() });
         let bars = summaries.iter().map(|summary| (summary.arm.as_str(), summary.spent.flops / 1e12)).collect();
-        page.figure(&Bars { bars, unit: "TFLOP a repetition" }, "Operations by arm.");
+        page.figure(&Bars { bars, unit: "TFLOP" }, "Operations by arm.");
     }
 
     fn repetitions(&self, page: &mut Page) {

@@ -15,7 +15,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use socius_models::{DeviceChoice, Dtype, Projection};
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{fs, ops::AddAssign, path::PathBuf, sync::Arc};
 
 /// Reward from which a trace is a success.
 const SUCCESS: f32 = 0.999;
@@ -27,15 +27,16 @@ const WARMUP: f64 = 3.0;
 struct Legacy {
     episodes: Vec<Episode>,
     theta: Vec<f32>,
-    flops: f64,
-    calls: u64,
+    spent: Spent,
 }
 
 /// What learning has taken so far.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Spent {
     calls: u64,
     cost: Cost,
+    /// Of these, what sampling took.
+    sampled: Cost,
 }
 
 /// What learning may take; the first that is spent ends it.
@@ -78,20 +79,38 @@ pub(super) fn measure(config: &Config, point: &Point, desk: &mut Desk<'_>) -> Re
         _ => config.environments.iter().map(|env| read(desk, point.seed, env)).collect::<Result<Vec<_>, _>>()?,
     };
     let mut work = Work::new(config, point, &base)?;
+    if matches!(point.arm, Arm::Traces | Arm::Successes) {
+        // Traces had to be sampled by somebody.
+        for Legacy { spent, .. } in &legacies {
+            work.spent += Spent { calls: spent.calls, cost: spent.sampled.clone(), sampled: spent.sampled.clone() };
+        }
+    }
     let allowance = match point.arm {
         Arm::Subagent => Allowance { steps: Some(config.steps), calls: None, flops: None },
         arm => Allowance {
             steps: None,
-            // Traces are called for once, by those who left them.
-            calls: (!matches!(arm, Arm::Traces | Arm::Successes)).then(|| legacies.iter().map(|l| l.calls).sum()),
-            flops: Some(legacies.iter().map(|l| l.flops).sum()),
+            // Whoever learns from traces has made all its calls.
+            calls: (!matches!(arm, Arm::Traces | Arm::Successes)).then(|| legacies.iter().map(|l| l.spent.calls).sum()),
+            flops: Some(legacies.iter().map(|l| l.spent.cost.total_flops()).sum()),
         },
     };
     work.learn(&allowance, &legacies, &judge, desk)?;
     if point.arm == Arm::Subagent {
         work.leave(desk)?;
     }
+    if point.arm == Arm::Distillation {
+        // Teachers had to be made by somebody: beside what its own learning may take.
+        legacies.into_iter().for_each(|legacy| work.spent += legacy.spent);
+    }
     judge.finally(point, Some(&work.active()), work.spent.cost.clone(), work.spent.calls, desk)
+}
+
+impl AddAssign for Spent {
+    fn add_assign(&mut self, other: Self) {
+        self.calls += other.calls;
+        self.cost += other.cost;
+        self.sampled += other.sampled;
+    }
 }
 
 impl<'a> Work<'a> {
@@ -205,6 +224,7 @@ impl<'a> Work<'a> {
             seed: Seed::new(self.point.seed).purpose("rollouts").index(self.step as u64),
             phase: Phase::Rollouts,
         };
+        let meter = Meter::begin();
         let groups = play(self.base, &rollouts, report)?;
         let turns = || groups.iter().flatten().flat_map(|episode| &episode.turns);
         let drawn: u64 = turns().map(|turn| turn.action.len() as u64).sum();
@@ -212,7 +232,10 @@ impl<'a> Work<'a> {
         let read: u64 =
             groups.iter().filter_map(|group| group.first()?.turns.first()).map(|t| t.prompt.len() as u64).sum();
         self.spent.calls += groups.iter().map(|group| group.len() as u64).sum::<u64>();
-        self.spent.cost += Cost::of(Purpose::Decode, read + drawn, linear(self.base, &self.learner, read, drawn));
+        let flops = forward_flops(self.base.spec(), self.learner.theta().len(), read, drawn);
+        // Time and counts of the whole step are measured around it.
+        self.spent.cost += Cost::of(Purpose::Decode, read + drawn, flops);
+        self.spent.sampled += meter.cost(Purpose::Decode, read + drawn, flops);
         Ok(envs.into_iter().zip(groups).collect())
     }
 
@@ -266,7 +289,8 @@ impl<'a> Work<'a> {
             count += group.len();
             let drawn: u64 = turns.iter().map(|turn| turn.action.len() as u64).sum();
             let read = turns.first().map_or(0, |turn| turn.prompt.len() as u64);
-            self.spent.cost += Cost::of(Purpose::Teacher, read + drawn, linear(self.base, &self.learner, read, drawn));
+            let flops = forward_flops(self.base.spec(), self.learner.theta().len(), read, drawn);
+            self.spent.cost += Cost::of(Purpose::Teacher, read + drawn, flops);
         }
         Ok(Lesson { rows, loss: &loss::policy_gradient, reward: Some(total / f64::from(count.max(1) as u32)) })
     }
@@ -291,12 +315,8 @@ impl<'a> Work<'a> {
 
     /// Puts down what others learn from.
     fn leave(&self, desk: &Desk<'_>) -> Result<(), LabError> {
-        let legacy = Legacy {
-            episodes: self.episodes.clone(),
-            theta: self.learner.theta().to_vec(),
-            flops: self.spent.cost.total_flops(),
-            calls: self.spent.calls,
-        };
+        let legacy =
+            Legacy { episodes: self.episodes.clone(), theta: self.learner.theta().to_vec(), spent: self.spent.clone() };
         let path = path(desk, self.point.seed, self.point.env.as_deref().unwrap_or_default());
         let bytes = serde_json::to_vec(&legacy).expect("a legacy is plain data");
         crate::common::write_atomic(&path, &bytes).map_err(|error| LabError::File { path, what: error.to_string() })
@@ -312,11 +332,4 @@ fn read(desk: &Desk<'_>, seed: u64, env: &str) -> Result<Legacy, LabError> {
     let fault = |what: String| LabError::File { path: path.clone(), what };
     let bytes = fs::read(&path).map_err(|error| fault(format!("what the subagent left is not there ({error})")))?;
     serde_json::from_slice(&bytes).map_err(|error| fault(error.to_string()))
-}
-
-/// Operations of reading and drawing in rows of some forty tokens: attention, a hundredth of them, is left out as in training.
-fn linear(base: &Base, learner: &Learner, read: u64, drawn: u64) -> f64 {
-    let (spec, adapter) = (base.spec(), learner.theta().len());
-    let (one, head) = (forward_flops(spec, adapter, 1, 0), forward_flops(spec, adapter, 0, 1));
-    one * read as f64 + head * drawn as f64
 }

@@ -43,8 +43,9 @@ pub(super) fn report(runs: &[Run], page: &mut Page) {
 fn one(run: &Run, config: &Config, page: &mut Page) {
     page.text(&format!(
         "Environments {}; nobody learned in {}. Every adapter has rank {}. A subagent takes {} steps of {} items × {} samples from its own rewards. \
-         Each other arm is one adapter for all environments, with the calls and the operations of all subagents together, whichever is spent first; \
-         the traces are the subagents' own.",
+         Each other arm is one adapter for all environments, with the calls and the operations of all subagents together, whichever is spent first. \
+         The traces are the subagents' own, so what sampling them took is part of that; the teachers of distillation are the subagents, and what \
+         they took stands in its row beside as much learning of its own.",
         config.environments.join(", "),
         config.bystanders.join(", "),
         config.rank,
@@ -212,7 +213,7 @@ fn differences(found: &[Found], seeds: &[u64], page: &mut Page) {
         rows: rows.into(),
     });
     page.text(&format!(
-        "Means with 95 % intervals from {RESAMPLES} paired bootstrap resamples of seeds, and of items within them where there are items. With one seed an interval of \
+        "Means with 95 % intervals from {RESAMPLES} paired bootstrap resamples of seeds, and of the items that they share where there are items. With one seed an interval of \
          the last two columns is no interval."
     ));
 }
@@ -227,23 +228,21 @@ fn nats(pairs: &[Vec<f64>]) -> String {
     format!("{centre:+.3} [{low:+.3}, {high:+.3}]")
 }
 
-/// Mean of all differences, and its 95 % percentile interval over resampled seeds and, within each, resampled items.
+/// Mean of all differences, and its 95 % percentile interval over resampled seeds and resampled items, which all seeds share.
 fn interval(groups: &[Vec<f64>]) -> (f64, [f64; 2]) {
     let groups: Vec<&Vec<f64>> = groups.iter().filter(|group| !group.is_empty()).collect();
     let centre = mean(&groups.iter().map(|group| mean(group)).collect::<Vec<_>>());
     if groups.is_empty() {
         return (f64::NAN, [f64::NAN; 2]);
     }
+    // The items are the same under every seed.
+    let count = groups.iter().map(|group| group.len()).min().unwrap_or(0);
     let mut rng = Seed::new(0).purpose("bootstrap").rng();
     let mut means: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
-            let drawn: Vec<f64> = (0..groups.len())
-                .map(|_| {
-                    let group = *rng.pick(&groups);
-                    (0..group.len()).map(|_| *rng.pick(group)).sum::<f64>() / group.len() as f64
-                })
-                .collect();
-            mean(&drawn)
+            let items: Vec<usize> = (0..count).map(|_| rng.below(count)).collect();
+            let seeds = (0..groups.len()).map(|_| *rng.pick(&groups));
+            mean(&seeds.map(|group| mean(&items.iter().map(|&i| group[i]).collect::<Vec<_>>())).collect::<Vec<_>>())
         })
         .collect();
     means.sort_by(f64::total_cmp);

@@ -147,6 +147,11 @@ impl Arm {
     pub const ALL: [Self; 7] =
         [Self::Attention, Self::Window, Self::Adapter, Self::Scratch, Self::Prefix, Self::Society, Self::Retrieval];
 
+    /// Whether it learns a context from its questions.
+    pub fn learns_questions(self) -> bool {
+        matches!(self, Self::Adapter | Self::Scratch | Self::Prefix)
+    }
+
     /// As the report calls it.
     pub fn name(self) -> &'static str {
         match self {

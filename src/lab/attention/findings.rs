@@ -52,27 +52,35 @@ fn label(run: &Run, runs: &[Run]) -> String {
 }
 
 fn section(page: &mut Page, label: &str, variants: &[Variant]) {
-    page.text(&format!("{label}{}", sentence(variants)));
-    let one = |_: usize| 1.0;
-    let all = |n: usize| n as f64;
-    let queries: [(&str, &dyn Fn(usize) -> f64); 2] = [("one question", &one), ("N questions", &all)];
-    for (words, queries) in queries {
-        costs(page, variants, FLOPS, queries, &format!("{label}Operations to answer {words} about N items."));
+    // What learned all questions that a context has would only be asked those again.
+    let (many, constant): (Vec<&Variant>, Vec<&Variant>) =
+        variants.iter().partition(|variant| !variant.arm.learns_questions() || variant.has_many_questions());
+    page.text(&format!("{label}{}", sentence(variants, &many)));
+    let all: Vec<&Variant> = variants.iter().collect();
+    let n_questions = |n: usize| n as f64;
+    costs(page, &all, FLOPS, &|_| 1.0, &format!("{label}Operations to answer one question about N items."));
+    costs(page, &many, FLOPS, &n_questions, &format!("{label}Operations to answer N questions about N items."));
+    costs(page, &many, SECONDS, &n_questions, &format!("{label}Seconds to answer N questions about N items."));
+    if !constant.is_empty() {
+        page.text(
+            "A context of this workload has fewer than N different questions, and arms that learn from questions were taught all of \
+             them: N questions would be the same ones again, so those arms are left out where N questions are asked.",
+        );
     }
-    costs(page, variants, SECONDS, &all, &format!("{label}Seconds to answer N questions about N items."));
     recalls(page, label, variants);
     recall_table(page, variants);
-    growth_table(page, variants, &all);
-    crossings(page, variants);
+    growth_table(page, &many, &n_questions);
+    crossings(page, &many);
 }
 
 /// The cheapest way at the largest size, and who fails.
-fn sentence(variants: &[Variant]) -> String {
+fn sentence(variants: &[Variant], many: &[&Variant]) -> String {
     let Some(n) = variants.iter().flat_map(|variant| variant.found.keys().copied()).max() else {
         return "Nothing is measured yet.".to_owned();
     };
     let cheapest = |questions: f64| {
-        let costs = variants.iter().filter(|variant| variant.reached(n)).filter_map(|variant| {
+        let asked = |variant: &&Variant| questions == 1.0 || many.iter().any(|other| std::ptr::eq(*other, *variant));
+        let costs = variants.iter().filter(asked).filter(|variant| variant.reached(n)).filter_map(|variant| {
             let line = variant.line(n, FLOPS)?;
             Some((variant.title(), line.fixed + questions * line.each))
         });
@@ -101,8 +109,8 @@ fn sentence(variants: &[Variant]) -> String {
     text + "."
 }
 
-fn costs(page: &mut Page, variants: &[Variant], what: usize, queries: &dyn Fn(usize) -> f64, caption: &str) {
-    let titles: Vec<String> = variants.iter().map(Variant::title).collect();
+fn costs(page: &mut Page, variants: &[&Variant], what: usize, queries: &dyn Fn(usize) -> f64, caption: &str) {
+    let titles: Vec<String> = variants.iter().map(|variant| variant.title()).collect();
     let curves: Vec<Curve<'_>> = variants
         .iter()
         .zip(&titles)
@@ -119,7 +127,7 @@ fn costs(page: &mut Page, variants: &[Variant], what: usize, queries: &dyn Fn(us
 }
 
 /// Whether another variant of the same arm comes before it.
-fn is_second(variants: &[Variant], variant: &Variant) -> bool {
+fn is_second(variants: &[&Variant], variant: &Variant) -> bool {
     let first = variants.iter().find(|other| other.arm == variant.arm);
     first.is_some_and(|first| first.name != variant.name)
 }
@@ -167,7 +175,7 @@ fn recall_table(page: &mut Page, variants: &[Variant]) {
     page.table(&Table { head, rows: variants.iter().map(row).collect() });
 }
 
-fn growth_table(page: &mut Page, variants: &[Variant], queries: &dyn Fn(usize) -> f64) {
+fn growth_table(page: &mut Page, variants: &[&Variant], queries: &dyn Fn(usize) -> f64) {
     let interval = |interval: Option<[f64; 2]>| {
         interval.map_or("one seed".to_owned(), |[low, high]| format!("[{low:.2}, {high:.2}]"))
     };
@@ -190,7 +198,7 @@ fn growth_table(page: &mut Page, variants: &[Variant], queries: &dyn Fn(usize) -
             last_slope.map_or("–".to_owned(), |slope| format!("{slope:.2}")),
         ])
     };
-    let rows: Vec<_> = variants.iter().filter_map(row).collect();
+    let rows: Vec<_> = variants.iter().copied().filter_map(row).collect();
     if rows.is_empty() {
         return;
     }
@@ -210,7 +218,7 @@ fn growth_table(page: &mut Page, variants: &[Variant], queries: &dyn Fn(usize) -
 }
 
 /// From how many questions on, and from which N on, one way is less work than another.
-fn crossings(page: &mut Page, variants: &[Variant]) {
+fn crossings(page: &mut Page, variants: &[&Variant]) {
     let mut rows = Vec::new();
     for (i, first) in variants.iter().enumerate() {
         for second in &variants[i + 1..] {
@@ -233,6 +241,7 @@ fn crossings(page: &mut Page, variants: &[Variant]) {
 
 fn words(crossing: Crossing, unit: &str) -> String {
     match crossing {
+        Crossing::Equal => "equal".to_owned(),
         Crossing::First => "first, always".to_owned(),
         Crossing::Second => "second, always".to_owned(),
         Crossing::SecondFrom(at) => format!("second from {at:.0} {unit} on"),

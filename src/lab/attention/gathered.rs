@@ -64,6 +64,14 @@ impl Variant {
         Some((correct as f64 / asked as f64, crate::agent::wilson(correct, asked)))
     }
 
+    /// Whether contexts have about as many different questions as items, at every size.
+    pub(super) fn has_many_questions(&self) -> bool {
+        let many = |(&n, seeds): (&usize, &BTreeMap<u64, Found>)| {
+            seeds.values().all(|found| 2 * found.questions >= n * found.contexts)
+        };
+        self.found.iter().all(many)
+    }
+
     /// The sizes at which the quality is reached, from the smallest.
     pub(super) fn sizes(&self) -> Vec<usize> {
         self.found.keys().copied().filter(|&n| self.reached(n)).collect()

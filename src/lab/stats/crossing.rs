@@ -12,6 +12,8 @@ pub struct Line {
 /// How two costs lie to each other.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Crossing {
+    /// Neither is ever less.
+    Equal,
     /// The first is less everywhere.
     First,
     /// The second is less everywhere.
@@ -25,6 +27,9 @@ pub enum Crossing {
 /// The number of questions from which on `later` costs less than `at_first`.
 pub fn queries_until(at_first: Line, later: Line) -> Crossing {
     let (more, saved) = (later.fixed - at_first.fixed, at_first.each - later.each);
+    if more == 0.0 && saved == 0.0 {
+        return Crossing::Equal;
+    }
     let at = more / saved;
     match (more > 0.0, saved > 0.0) {
         (true, true) => Crossing::SecondFrom(at),
@@ -50,6 +55,7 @@ pub fn crossing(first: &[(f64, f64)], second: &[(f64, f64)]) -> Option<Crossing>
     let change = common.windows(2).rev().find(|pair| (pair[0].1 > 0.0) != (pair[1].1 > 0.0));
     let &(_, last) = common.last()?;
     Some(match change {
+        None if common.iter().all(|(_, ratio)| *ratio == 0.0) => Crossing::Equal,
         None if last > 0.0 => Crossing::Second,
         None => Crossing::First,
         Some(pair) => {
@@ -73,7 +79,8 @@ mod tests {
             (line(0.0, 1.0), line(5.0, 2.0), Crossing::First),
             (line(5.0, 2.0), line(0.0, 1.0), Crossing::Second),
             (line(0.0, 1.0), line(0.0, 2.0), Crossing::First),
-            (line(3.0, 1.0), line(3.0, 1.0), Crossing::Second),
+            (line(3.0, 1.0), line(3.0, 1.0), Crossing::Equal),
+            (line(5.0, 1.0), line(3.0, 1.0), Crossing::Second),
         ] {
             assert_eq!(queries_until(at_first, later), expected);
         }
@@ -88,6 +95,7 @@ mod tests {
         let Some(Crossing::FirstFrom(again)) = crossing(&straight, &square) else { panic!("they cross") };
         assert!((again - at).abs() < 1e-9);
         assert_eq!(crossing(&straight, &curve(|n| 99.0 * n)), Some(Crossing::Second));
+        assert_eq!(crossing(&straight, &straight), Some(Crossing::Equal));
         assert_eq!(crossing(&straight, &[(5.0, 1.0)]), None);
     }
 }

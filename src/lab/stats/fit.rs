@@ -18,7 +18,7 @@ pub struct Fit {
     pub shape: Shape,
     /// c₀, a, b; or c and p.
     pub coefficients: Vec<f64>,
-    /// Akaike's criterion with the correction for few points (Hurvich & Tsai 1989); lower is better. None with too few points for it.
+    /// Akaike's criterion with the correction for few points (Hurvich & Tsai 1989); lower is better. None with too few sizes for it.
     pub aicc: Option<f64>,
     /// Root mean square of relative errors.
     pub error: f64,
@@ -88,13 +88,15 @@ pub fn fit(shape: Shape, points: &[(f64, f64)]) -> Option<Fit> {
     };
     let mut fit = Fit { shape, coefficients, aicc: None, error: 0.0 };
     let squares: f64 = points.iter().map(|&(n, cost)| (fit.at(n) / cost).ln().powi(2)).sum();
-    let samples = points.len() as f64;
+    let mean_square = squares / points.len() as f64;
+    // Seeds repeat a size, many costs to the last digit: what tells shapes apart are sizes.
+    let samples = sizes.len() as f64;
     // The variance is a parameter too.
     let parameters = count as f64 + 1.0;
-    fit.error = (squares / samples).sqrt();
+    fit.error = mean_square.sqrt();
     fit.aicc = (samples > parameters + 1.0).then(|| {
         // Costs that are counted exactly leave no error at all: one of a millionth stands for it.
-        samples * (squares / samples).max(1e-12).ln()
+        samples * mean_square.max(1e-12).ln()
             + 2.0 * parameters
             + 2.0 * parameters * (parameters + 1.0) / (samples - parameters - 1.0)
     });
@@ -231,6 +233,9 @@ mod tests {
         assert!(fit(Shape::Quadratic, &[(1.0, 1.0), (2.0, 2.0), (2.0, 2.1)]).is_none());
         assert!(fit(Shape::Linear, &[(1.0, 1.0), (2.0, 2.0)]).unwrap().aicc.is_none());
         assert!(fit(Shape::Linear, &[(1.0, 1.0), (2.0, 0.0)]).is_none(), "a cost of 0 is none");
+        let (four, five) = (points(|n| n)[..4].to_vec(), points(|n| n)[..5].to_vec());
+        assert!(fit(Shape::Linear, &four.repeat(5)).unwrap().aicc.is_none(), "repetitions are no sizes");
+        assert!(fit(Shape::Linear, &five).unwrap().aicc.is_some());
     }
 
     #[test]
