@@ -59,7 +59,7 @@ fn head_weights(spec: &Spec) -> f64 {
 
 /// Operations of reading `read` tokens and drawing `drawn` more: two for each weight and token, the head for drawn tokens alone, and
 /// attention's two products with everything before.
-pub fn forward(spec: &Spec, adapter: usize, read: u64, drawn: u64) -> f64 {
+pub(in crate::agent) fn forward(spec: &Spec, adapter: usize, read: u64, drawn: u64) -> f64 {
     let tokens = (read + drawn) as f64;
     let attention = 4.0 * (spec.layers * spec.q_dim()) as f64 * tokens * (tokens + 1.0) / 2.0;
     forward_rows(spec, adapter, read, drawn) + attention

@@ -78,7 +78,7 @@ pub fn spread(values: &[f64]) -> Option<Spread> {
 }
 
 /// The same over seeds: what is measured more than once under a seed, in other orders, shares what was learned, and its mean is one value.
-pub fn over_seeds(values: impl IntoIterator<Item = (u64, f64)>) -> Option<Spread> {
+pub(super) fn over_seeds(values: impl IntoIterator<Item = (u64, f64)>) -> Option<Spread> {
     let mut seeds = BTreeMap::<u64, Vec<f64>>::new();
     values.into_iter().for_each(|(seed, value)| seeds.entry(seed).or_default().push(value));
     let means = seeds.values().filter_map(|values| mean(values.iter().copied().map(Some)));

@@ -31,7 +31,8 @@ mod spec;
 
 pub use arms::ArmRun;
 pub use cost::Spent;
-pub use cost::{forward, forward_rows, training};
+pub(super) use cost::forward;
+pub use cost::{forward_rows, training};
 pub use desk::{Cell, Life};
 pub use metrics::{Metrics, Spread, metrics, spread};
 pub use outcome::{Outcome, Summary};
