@@ -150,9 +150,9 @@ mod tests {
 
     #[test]
     fn orders_of_one_seed_are_one_repetition() {
-        assert_eq!(over_seeds([(7, 0.4), (7, 0.4), (7, 0.4)]), Some(Spread { mean: 0.4, ci95: None, n: 1 }));
-        let seeds = [(0, 0.3), (0, 0.5), (1, 0.5), (2, 0.7), (2, 0.5)];
-        assert_eq!(over_seeds(seeds), spread(&[0.4, 0.5, 0.6]));
+        assert_eq!(over_seeds([(7, 0.5), (7, 0.5), (7, 0.5)]), Some(Spread { mean: 0.5, ci95: None, n: 1 }));
+        let seeds = [(0, 0.25), (0, 0.75), (1, 0.5), (2, 1.0), (2, 0.5)];
+        assert_eq!(over_seeds(seeds), spread(&[0.5, 0.5, 0.75]));
         assert_eq!(over_seeds([]), None);
     }
 
