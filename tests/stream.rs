@@ -199,6 +199,16 @@ fn a_stream_that_is_killed_again_and_again_ends_at_the_same_bytes_and_then_compu
     }
     let (there, signs) = run(&session, &elsewhere, usize::MAX);
     assert_eq!((there.unwrap().to_json(), signs), (outcome.to_json(), 0));
+
+    // What was finished before anyone wanted it published is published then.
+    let later = self::session(&folder.path().join("later"));
+    fs::remove_file(whole.join("published.jsonl")).unwrap();
+    let (published, signs) = run(&later, &whole, usize::MAX);
+    assert_eq!((published.unwrap().to_json(), signs), (outcome.to_json(), 0));
+    let names = |session: &Session| {
+        session.library.list().unwrap().skills.into_iter().map(|skill| skill.name).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&later), names(&session));
 }
 
 fn fits_together(outcome: &Outcome, session: &Session) {

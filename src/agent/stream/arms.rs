@@ -152,8 +152,8 @@ impl Desk<'_> {
             for (&task, life) in run.tasks.iter().zip(&run.lives) {
                 match self.skill(task, life) {
                     Ok(skill) => skill.iter().try_for_each(|skill| self.publish(skill, report))?,
-                    Err(AgentError::Library(LibraryError::NotFound { .. })) => report.note(&format!(
-                        "{} is not published: this folder has what was measured of it, and not its adapter",
+                    Err(AgentError::Library(LibraryError::NotFound { .. } | LibraryError::Damaged { .. })) => report.note(&format!(
+                        "{} is not published: this folder has what was measured of it, and not its adapter as it was",
                         life.task
                     )),
                     Err(error) => return Err(error),
