@@ -2,7 +2,6 @@
 
 use super::{Generation, Library, LibraryError, SkillSummary};
 use crate::common::Digest;
-use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::HashMap;
 
@@ -57,17 +56,17 @@ impl Library {
         })?;
         let mut skills: HashMap<Digest, SkillSummary> =
             self.list()?.skills.into_iter().map(|skill| (skill.generation, skill)).collect();
-        let mut known = self.index.centroids()?;
-        known.retain(|(_, layer, bytes)| *layer == own.layer && bytes.len() == 4 * own.hidden);
-        let centroids: Vec<Vec<f32>> = known.par_iter().map(|(_, _, bytes)| values(bytes)).collect();
-        let mean = mean(&centroids, own.hidden);
-        let own = own.centroid();
-        let scores: Vec<f64> = centroids.par_iter().map(|centroid| cosine(&own, centroid, &mean)).collect();
-        let fit = |((id, ..), score): ((Digest, usize, Vec<u8>), f64)| {
-            let skill = skills.remove(&id).filter(|_| id != generation.id)?;
-            Some(Found { skill, score })
+        let same = |(id, layer, bytes): (Digest, usize, Vec<u8>)| {
+            (layer == own.layer && bytes.len() == 4 * own.hidden).then(|| (id, values(&bytes)))
         };
-        Ok(ranked(known.into_iter().zip(scores).filter_map(fit).collect()))
+        let centroids: Vec<(Digest, Vec<f32>)> = self.index.centroids()?.into_iter().filter_map(same).collect();
+        let mean = mean(centroids.iter().map(|(_, centroid)| centroid.as_slice()), own.hidden);
+        let own = own.centroid();
+        let fit = |(id, centroid): (Digest, Vec<f32>)| {
+            let skill = skills.remove(&id).filter(|_| id != generation.id)?;
+            Some(Found { skill, score: cosine(&own, &centroid, &mean) })
+        };
+        Ok(ranked(centroids.into_iter().filter_map(fit).collect()))
     }
 }
 
@@ -89,16 +88,11 @@ fn values(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|quad| f32::from_le_bytes([quad[0], quad[1], quad[2], quad[3]])).collect()
 }
 
-fn mean(rows: &[Vec<f32>], width: usize) -> Vec<f32> {
-    // In pieces of fixed length, so that the order of the sums does not depend on the number of threads.
-    let sums = |rows: &[Vec<f32>]| {
-        let mut sum = vec![0.0_f64; width];
-        rows.iter().for_each(|row| sum.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value)));
-        sum
-    };
-    let pieces: Vec<Vec<f64>> = rows.par_chunks(1024).map(sums).collect();
+fn mean<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, width: usize) -> Vec<f32> {
     let count = rows.len().max(1) as f64;
-    (0..width).map(|i| (pieces.iter().map(|sums| sums[i]).sum::<f64>() / count) as f32).collect()
+    let mut sum = vec![0.0_f64; width];
+    rows.for_each(|row| sum.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value)));
+    sum.iter().map(|sum| (sum / count) as f32).collect()
 }
 
 fn cosine(a: &[f32], b: &[f32], mean: &[f32]) -> f64 {
