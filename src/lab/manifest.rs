@@ -116,7 +116,7 @@ impl Manifest {
             .map_err(|error| LabError::File { path, what: format!("not a run's manifest ({error})") })
     }
 
-    /// Writes it, or checks that what is there describes the same run.
+    /// Writes it, or checks that what is there describes the same run; a machine that the run was not on before is added.
     ///
     /// # Errors
     /// If the folder belongs to another run, or cannot be written.
@@ -124,8 +124,7 @@ impl Manifest {
         fs::create_dir_all(folder.join("shared")).map_err(LabError::file(folder))?;
         let path = folder.join("manifest.json");
         if !path.exists() {
-            let bytes = serde_json::to_vec_pretty(self).expect("a manifest is plain data");
-            write_atomic(&path, &bytes).map_err(LabError::file(&path))?;
+            self.write(&path)?;
         }
         let mut kept = Self::read(folder)?;
         let other = |what: &str| LabError::File {
@@ -149,10 +148,14 @@ impl Manifest {
         }
         if kept.machine != self.machine && !kept.continued_on.contains(&self.machine) {
             kept.continued_on.push(self.machine.clone());
-            write_atomic(&path, &serde_json::to_vec_pretty(&kept).expect("a manifest is plain data"))
-                .map_err(LabError::file(&path))?;
+            kept.write(&path)?;
         }
         Ok(kept)
+    }
+
+    fn write(&self, path: &Path) -> Result<(), LabError> {
+        let bytes = serde_json::to_vec_pretty(self).expect("a manifest is plain data");
+        write_atomic(path, &bytes).map_err(LabError::file(path))
     }
 
     /// The size that the configuration came from, if it came from none of somebody's own.
