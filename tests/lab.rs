@@ -116,6 +116,12 @@ fn a_run_that_is_killed_goes_on_where_it_was_and_ends_in_a_complete_report() {
     last_line(&lab(folder.path(), &path("whole"), &path("tiny.toml")).output().unwrap());
     assert_eq!(lines(&path("whole")), before, "what is measured is not measured again");
 
+    let mut other = socius(folder.path());
+    other.args(["lab", "run", "attention-vs-compression", "--threads", "2", "--config"]);
+    let refused = other.arg(path("tiny.toml")).arg("--folder").arg(path("whole")).output().unwrap();
+    let why = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && why.contains("--threads 1"), "seconds of other threads do not mix: {why}");
+
     let report = path("whole").join("report");
     let page = fs::read_to_string(report.join("index.html")).unwrap();
     for words in [
