@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::{fmt, fs, path::Path, thread};
 
 /// Of the program and of what it measures; the second number changes when a cell would be measured otherwise.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), ", measurements 2");
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), ", measurements 3");
 
 /// The first file of a run's folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -5,10 +5,11 @@
 use super::{
     config::AdapterConfig,
     found::Bench,
+    smallest::smallest,
     study::{Course, Study, taught},
 };
 use crate::{
-    lab::{Cost, LabError, Purpose, synthetic::symbols::BEGIN},
+    lab::{Cost, LabError, synthetic::symbols::BEGIN},
     train::{TrainRow, loss},
 };
 use socius_models::{Layout, Projection};
@@ -17,28 +18,20 @@ use socius_models::{Layout, Projection};
 /// what it finds: with all linears at 1e-2, 16 facts were not learned in 512 steps (77 of 80 questions, one run).
 const ADAPTED: [Projection; 3] = [Projection::Gate, Projection::Up, Projection::Down];
 
-/// The adapter arm of a cell: ranks from the smallest until one has learned.
+/// The adapter arm of a cell: the smallest rank that learns.
 pub(super) fn measure(bench: &mut Bench<'_, '_>, settings: &AdapterConfig) -> Result<(), LabError> {
     let (rows, teacher) = taught(bench, &[BEGIN])?;
     let course =
         Course { loss: &loss::distillation, lr: settings.lr, batch: settings.batch, steps_max: settings.steps_max };
-    let mut before = teacher;
-    for &rank in &settings.ranks {
+    let found = smallest(bench, ("self-study", &settings.ranks), teacher, |bench, rank| {
         let layout = Layout::uniform(bench.reader.spec(), &ADAPTED, rank, 2.0);
-        let mut study = Study::of_adapters(bench, layout, (&rows, course), "self-study");
-        let learned = study.until_learned(bench)?;
-        let found = study.record(bench, "self-study", &before)?;
-        if learned && found {
-            return next_token(bench, course, rank, study.steps);
-        }
-        // What was tried and not taken is part of what the next one costs.
-        before += study.cost.as_purpose(Purpose::Sweep);
-    }
-    Ok(())
+        Ok(Study::of_adapters(bench, layout, (&rows, course), "self-study"))
+    })?;
+    found.map_or(Ok(()), |study| next_token(bench, course, study.layout, study.steps))
 }
 
 /// The baseline: the same adapter learns to continue the contexts themselves, for as many tokens as self-study trained on.
-fn next_token(bench: &mut Bench<'_, '_>, course: Course, rank: usize, steps: usize) -> Result<(), LabError> {
+fn next_token(bench: &mut Bench<'_, '_>, course: Course, layout: Layout, steps: usize) -> Result<(), LabError> {
     let trained = 4 * course.batch.min(bench.contexts[0].forward().len()) * steps;
     let rows: Vec<Vec<TrainRow>> = bench
         .contexts
@@ -51,7 +44,6 @@ fn next_token(bench: &mut Bench<'_, '_>, course: Course, rank: usize, steps: usi
         .collect();
     let read: usize = rows[0].iter().map(|row| row.completion.len()).sum::<usize>() / rows[0].len();
     let steps = (trained / read.max(1)).clamp(1, course.steps_max);
-    let layout = Layout::uniform(bench.reader.spec(), &ADAPTED, rank, 2.0);
     let course = Course { loss: &loss::nll, batch: 1, ..course };
     let mut study = Study::of_adapters(bench, layout, (&rows, course), "next-token");
     study.train(bench, steps)?;

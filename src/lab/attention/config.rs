@@ -83,7 +83,7 @@ pub struct SocietyConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdapterConfig {
-    /// Ranks from the smallest; the next is tried when one does not reach the quality.
+    /// Ranks, ascending: the smallest that learns is looked for.
     pub ranks: Vec<usize>,
     /// Peak learning rate.
     pub lr: f64,
@@ -99,7 +99,7 @@ pub struct AdapterConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PrefixConfig {
-    /// Lengths from the shortest; the next is tried when one does not reach the quality.
+    /// Lengths, ascending: the shortest that learns is looked for.
     pub positions: Vec<usize>,
     /// Peak learning rate.
     pub lr: f64,
@@ -115,7 +115,7 @@ pub struct PrefixConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScratchConfig {
-    /// Widths from the smallest: even, and multiples of 16 above that; the next is tried when one does not reach the quality.
+    /// Widths, ascending: even, and multiples of 16 above that. The smallest that learns is looked for.
     pub widths: Vec<usize>,
     /// Layers, each with attention and a four times as wide MLP.
     pub layers: usize,
@@ -209,11 +209,11 @@ impl Config {
         Err(LabError::Config(fault))
     }
 
-    /// The grid: small sizes first, so that a run that is broken off says something about every arm.
+    /// The grid: small sizes first, so that a run that is broken off says something about every arm under every seed.
     pub fn points(&self) -> Vec<Point> {
         let mut points = Vec::new();
-        for &seed in &self.seeds {
-            for &n in &self.sizes {
+        for &n in &self.sizes {
+            for &seed in &self.seeds {
                 for &workload in &self.workloads {
                     for &arm in &self.arms {
                         let tried = match arm {
@@ -238,6 +238,11 @@ fn some<T>(list: &[T]) -> Option<&[T]> {
     (!list.is_empty()).then_some(list)
 }
 
+/// Whether a list of sizes to try has members, above 0 and each above the one before it.
+fn ascend(sizes: &[usize]) -> bool {
+    sizes.first().is_some_and(|&first| first > 0) && sizes.is_sorted_by(|a, b| a < b)
+}
+
 /// What is wrong with the batches and steps of an arm that learns.
 fn course_fault(batch: usize, steps_max: usize) -> Option<&'static str> {
     (batch == 0 || steps_max < 8).then_some("batch is above 0, steps_max at least 8")
@@ -253,22 +258,22 @@ impl SocietyConfig {
 
 impl AdapterConfig {
     fn fault(&self) -> Option<&'static str> {
-        let wrong = self.ranks.is_empty() || self.ranks.contains(&0);
-        wrong.then_some("ranks are above 0").or(course_fault(self.batch, self.steps_max))
+        let wrong = !ascend(&self.ranks);
+        wrong.then_some("ranks are above 0 and ascend").or(course_fault(self.batch, self.steps_max))
     }
 }
 
 impl PrefixConfig {
     fn fault(&self) -> Option<&'static str> {
-        let wrong = self.positions.is_empty() || self.positions.contains(&0);
-        wrong.then_some("positions are above 0").or(course_fault(self.batch, self.steps_max))
+        let wrong = !ascend(&self.positions);
+        wrong.then_some("positions are above 0 and ascend").or(course_fault(self.batch, self.steps_max))
     }
 }
 
 impl ScratchConfig {
     fn fault(&self) -> Option<&'static str> {
-        let wrong = self.widths.is_empty() || self.widths.iter().any(|&width| !is_width(width));
-        let widths = wrong.then_some("widths are even up to 16, and multiples of 16 above that");
+        let wrong = !ascend(&self.widths) || self.widths.iter().any(|&width| !is_width(width));
+        let widths = wrong.then_some("widths ascend, are even up to 16, and multiples of 16 above that");
         widths.or((self.layers == 0).then_some("layers is above 0")).or(course_fault(self.batch, self.steps_max))
     }
 }
@@ -330,7 +335,9 @@ mod tests {
             (society(16, 2), "at least 3 tokens"),
             (widths("[3]"), "even up to 16"),
             (widths("[24]"), "multiples of 16"),
+            (widths("[4, 2]"), "widths ascend"),
             (ranks("[0]"), "[adapter]: ranks"),
+            (ranks("[4, 4]"), "above 0 and ascend"),
             (ranks("[4]").replace("steps_max = 8", "steps_max = 7"), "steps_max at least 8"),
         ] {
             let error = config(&settings).check().unwrap_err().to_string();

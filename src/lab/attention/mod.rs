@@ -10,6 +10,7 @@ mod gathered;
 mod incontext;
 mod prefix;
 mod scratch;
+mod smallest;
 pub mod society;
 mod study;
 

@@ -4,11 +4,12 @@
 use super::{
     config::ScratchConfig,
     found::Bench,
+    smallest::smallest,
     study::{Course, Study, taught},
 };
 use crate::{
     lab::{
-        Cost, LabError, Purpose,
+        LabError,
         synthetic::symbols::{BEGIN, VOCAB},
     },
     train::loss,
@@ -18,22 +19,14 @@ use socius_models::Spec;
 /// Width of an attention head, or of the model where that is narrower.
 const HEAD: usize = 16;
 
-/// The arm of a cell: widths from the smallest until one has learned.
+/// The arm of a cell: the smallest width that learns.
 pub(super) fn measure(bench: &mut Bench<'_, '_>, settings: &ScratchConfig) -> Result<(), LabError> {
     let (rows, teacher) = taught(bench, &[BEGIN])?;
     let course =
         Course { loss: &loss::distillation, lr: settings.lr, batch: settings.batch, steps_max: settings.steps_max };
-    let mut before: Cost = teacher;
-    for &width in &settings.widths {
+    smallest(bench, ("all weights", &settings.widths), teacher, |bench, width| {
         let spec = Spec::small(VOCAB as usize, width, settings.layers, (width / HEAD).max(1));
-        let mut study = Study::of_models(bench, &spec, (&rows, course))?;
-        let learned = study.until_learned(bench)?;
-        let found = study.record(bench, "all weights", &before)?;
-        if learned && found {
-            break;
-        }
-        // What was tried and not taken is part of what the next one costs.
-        before += study.cost.as_purpose(Purpose::Sweep);
-    }
+        Study::of_models(bench, &spec, (&rows, course))
+    })?;
     Ok(())
 }

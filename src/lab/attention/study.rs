@@ -73,7 +73,7 @@ pub(super) struct Study<'r> {
     own: Option<Model>,
     /// What distinguishes it from the others of its arm: a name and a number.
     size: (&'static str, usize),
-    layout: Layout,
+    pub(super) layout: Layout,
     learners: Vec<Learner>,
     rows: &'r [Vec<TrainRow>],
     draws: Vec<Draw>,

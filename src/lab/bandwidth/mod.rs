@@ -74,8 +74,8 @@ impl Grid for Bandwidth {
 
     fn points(config: &Config) -> Vec<(Point, f64)> {
         let mut points = Vec::new();
-        for &seed in &config.seeds {
-            for &n in &config.sizes {
+        for &n in &config.sizes {
+            for &seed in &config.seeds {
                 points.extend(config.workloads.iter().map(|&workload| (Point { workload, n, seed }, n as f64)));
             }
         }
