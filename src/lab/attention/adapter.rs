@@ -21,8 +21,13 @@ const ADAPTED: [Projection; 3] = [Projection::Gate, Projection::Up, Projection::
 /// The adapter arm of a cell: the smallest rank that learns.
 pub(super) fn measure(bench: &mut Bench<'_, '_>, settings: &AdapterConfig) -> Result<(), LabError> {
     let (rows, teacher) = taught(bench, &[BEGIN])?;
-    let course =
-        Course { loss: &loss::distillation, lr: settings.lr, batch: settings.batch, steps_max: settings.steps_max };
+    let course = Course {
+        loss: &loss::distillation,
+        lr: settings.lr,
+        batch: settings.batch,
+        steps_max: settings.steps_max,
+        passes_max: settings.passes_max,
+    };
     let found = smallest(bench, ("self-study", &settings.ranks), teacher, |bench, rank| {
         let layout = Layout::uniform(bench.reader.spec(), &ADAPTED, rank, 2.0);
         Ok(Study::of_adapters(bench, layout, (&rows, course), "self-study"))
@@ -30,7 +35,7 @@ pub(super) fn measure(bench: &mut Bench<'_, '_>, settings: &AdapterConfig) -> Re
     found.map_or(Ok(()), |study| next_token(bench, course, study.layout, study.steps))
 }
 
-/// The baseline: the same adapter learns to continue the contexts themselves, for as many tokens as self-study trained on.
+/// The baseline: the same adapter learns to continue the contexts themselves, for as many tokens as self-study trained on and no more steps.
 fn next_token(bench: &mut Bench<'_, '_>, course: Course, layout: Layout, steps: usize) -> Result<(), LabError> {
     let trained = 4 * course.batch.min(bench.contexts[0].forward().len()) * steps;
     let rows: Vec<Vec<TrainRow>> = bench
@@ -43,7 +48,7 @@ fn next_token(bench: &mut Bench<'_, '_>, course: Course, layout: Layout, steps: 
         })
         .collect();
     let read: usize = rows[0].iter().map(|row| row.completion.len()).sum::<usize>() / rows[0].len();
-    let steps = (trained / read.max(1)).clamp(1, course.steps_max);
+    let steps = (trained / read.max(1)).clamp(1, steps);
     let course = Course { loss: &loss::nll, batch: 1, ..course };
     let mut study = Study::of_adapters(bench, layout, (&rows, course), "next-token");
     study.train(bench, steps)?;

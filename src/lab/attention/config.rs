@@ -91,6 +91,9 @@ pub struct AdapterConfig {
     pub batch: usize,
     /// Steps at most; looked at after every doubling from 8.
     pub steps_max: usize,
+    /// As many passes over a context's questions at most, where that is more steps.
+    #[serde(default)]
+    pub passes_max: usize,
     /// Largest N that is tried.
     pub size_max: usize,
 }
@@ -107,6 +110,9 @@ pub struct PrefixConfig {
     pub batch: usize,
     /// Steps at most; looked at after every doubling from 8.
     pub steps_max: usize,
+    /// As many passes over a context's questions at most, where that is more steps.
+    #[serde(default)]
+    pub passes_max: usize,
     /// Largest N that is tried.
     pub size_max: usize,
 }
@@ -125,6 +131,9 @@ pub struct ScratchConfig {
     pub batch: usize,
     /// Steps at most; looked at after every doubling from 8.
     pub steps_max: usize,
+    /// As many passes over a context's questions at most, where that is more steps.
+    #[serde(default)]
+    pub passes_max: usize,
     /// Largest N that is tried.
     pub size_max: usize,
 }

@@ -36,6 +36,15 @@ pub(super) struct Course {
     pub(super) batch: usize,
     /// Steps at most.
     pub(super) steps_max: usize,
+    /// Passes over a context's rows at most, where that is more steps.
+    pub(super) passes_max: usize,
+}
+
+impl Course {
+    /// Steps over `rows` rows of a context at most.
+    pub(super) fn steps(self, rows: usize) -> usize {
+        self.steps_max.max(self.passes_max * rows.div_ceil(self.batch))
+    }
 }
 
 /// For every context the rows that it is learned from, questions after `before`, and what asking the teacher took.
@@ -186,9 +195,9 @@ impl<'r> Study<'r> {
 
     /// Trains until almost all trained questions are answered as the teacher did, or the steps are used up.
     pub(super) fn until_learned(&mut self, bench: &mut Bench<'_, '_>) -> Result<bool, LabError> {
+        let most = self.course.steps(self.rows.iter().map(Vec::len).max().unwrap_or(0));
         let mut look = LOOK_FIRST;
         loop {
-            let most = self.course.steps_max;
             bench.desk.step(self.steps as u64, most as u64, format!("{} {}", self.size.0, self.size.1))?;
             self.train(bench, look.min(most))?;
             if self.agreement(bench)? >= LEARNED {
