@@ -90,7 +90,7 @@ fn sentence(variants: &[Variant], many: &[&Variant]) -> String {
     for (asked, questions) in [("one question", 1.0), ("N questions", n as f64)] {
         if let Some((title, cost)) = cheapest(questions) {
             words.push(format!(
-                "at N = {n} and {asked} the least work that answers is {title}'s, {cost:.2e} operations"
+                "at N = {n} and {asked} what answers with the least work is {title}: {cost:.2e} operations"
             ));
         }
     }
