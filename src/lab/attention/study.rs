@@ -269,8 +269,8 @@ impl<'r> Study<'r> {
         Ok(same as f64 / trained.len() as f64)
     }
 
-    /// Asks everything and keeps what was found; whether the quality was reached.
-    pub(super) fn record(&self, bench: &mut Bench<'_, '_>, variant: &str, before: &Cost) -> Result<bool, LabError> {
+    /// Asks everything and keeps what was found.
+    pub(super) fn record(&self, bench: &mut Bench<'_, '_>, variant: &str, before: &Cost) -> Result<(), LabError> {
         let adapters: Vec<Adapter<'_>> = self.learners.iter().map(Learner::adapter).collect();
         let ask = |questions: Vec<(usize, Question)>| {
             let questions: Vec<_> = questions.iter().map(|(i, question)| (Some(*i), question.tokens)).collect();
@@ -290,6 +290,6 @@ impl<'r> Study<'r> {
         let fixed = before.clone() + self.cost.clone();
         let kept_bytes = 4 * self.layout.len() as u64;
         let given = given.into_iter().map(Some).collect();
-        Ok(bench.record(Answers { variant, given, fixed, asked, kept_bytes, setting })?.reached)
+        bench.record(Answers { variant, given, fixed, asked, kept_bytes, setting })
     }
 }
