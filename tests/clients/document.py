@@ -1,7 +1,8 @@
 """schemathesis against the OpenAPI document of a running server: BASE_URL [CASES] as arguments, cases for each endpoint.
 
 Whatever the document allows, and much that it does not, ends in no 5xx, and every response is one that the document describes. Exits with 0
-if that holds. The server wants limits (`--cache-tokens 512 --max-tokens 8`), or it will answer at length.
+if that holds. The server wants a key that is seen to be asked for, and limits, or it will answer at length: `socius serve --api-key secret
+--cache-tokens 512 --max-tokens 8`.
 """
 
 import pathlib
