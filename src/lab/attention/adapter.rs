@@ -21,13 +21,7 @@ const ADAPTED: [Projection; 3] = [Projection::Gate, Projection::Up, Projection::
 /// The adapter arm of a cell: the smallest rank that learns.
 pub(super) fn measure(bench: &mut Bench<'_, '_>, settings: &AdapterConfig) -> Result<(), LabError> {
     let (rows, teacher) = taught(bench, &[BEGIN])?;
-    let course = Course {
-        loss: &loss::distillation,
-        lr: settings.lr,
-        batch: settings.batch,
-        steps_max: settings.steps_max,
-        passes_max: settings.passes_max,
-    };
+    let course = Course::distilled((settings.lr, settings.batch), (settings.steps_max, settings.passes_max));
     let found = smallest(bench, ("self-study", &settings.ranks), teacher, |bench, rank| {
         let layout = Layout::uniform(bench.reader.spec(), &ADAPTED, rank, 2.0);
         Ok(Study::of_adapters(bench, layout, (&rows, course), "self-study"))

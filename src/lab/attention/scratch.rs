@@ -7,12 +7,9 @@ use super::{
     smallest::smallest,
     study::{Course, Study, taught},
 };
-use crate::{
-    lab::{
-        LabError,
-        synthetic::symbols::{BEGIN, VOCAB},
-    },
-    train::loss,
+use crate::lab::{
+    LabError,
+    synthetic::symbols::{BEGIN, VOCAB},
 };
 use socius_models::Spec;
 
@@ -22,13 +19,7 @@ const HEAD: usize = 16;
 /// The arm of a cell: the smallest width that learns.
 pub(super) fn measure(bench: &mut Bench<'_, '_>, settings: &ScratchConfig) -> Result<(), LabError> {
     let (rows, teacher) = taught(bench, &[BEGIN])?;
-    let course = Course {
-        loss: &loss::distillation,
-        lr: settings.lr,
-        batch: settings.batch,
-        steps_max: settings.steps_max,
-        passes_max: settings.passes_max,
-    };
+    let course = Course::distilled((settings.lr, settings.batch), (settings.steps_max, settings.passes_max));
     smallest(bench, ("all weights", &settings.widths), teacher, |bench, width| {
         let spec = Spec::small(VOCAB as usize, width, settings.layers, (width / HEAD).max(1));
         Study::of_models(bench, &spec, (&rows, course))

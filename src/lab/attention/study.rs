@@ -12,7 +12,7 @@ use crate::{
         },
     },
     lora,
-    train::{AdamW, Job, Learner, Loss, PassLimits, TrainRow, forward_backward, optim_step},
+    train::{AdamW, Job, Learner, Loss, PassLimits, TrainRow, forward_backward, loss, optim_step},
 };
 use candle_core::Device;
 use socius_models::{Adapter, Dtype, InitialSource, Layout, Model, Spec};
@@ -41,6 +41,11 @@ pub(super) struct Course {
 }
 
 impl Course {
+    /// From the teacher's distributions: peak learning rate and rows a step; steps and passes at most.
+    pub(super) fn distilled((lr, batch): (f64, usize), (steps_max, passes_max): (usize, usize)) -> Self {
+        Self { loss: &loss::distillation, lr, batch, steps_max, passes_max }
+    }
+
     /// Steps over `rows` rows of a context at most.
     pub(super) fn steps(self, rows: usize) -> usize {
         self.steps_max.max(self.passes_max * rows.div_ceil(self.batch))
