@@ -1,9 +1,9 @@
 //! What a subagent learns from at each step: items and episodes in, training rows out. Never steps an optimiser.
 
-use super::{AgentError, Base, Course, Place, Play, play, recipe::Method};
+use super::{AgentError, Base, Course, Place, Play, play, recipe::Method, reveal};
 use crate::{
     common::{Phase, Report, Seed},
-    envs::{self, Environment, Item, Outcome, Query, Split},
+    envs::{self, Environment, Item, Query, Split},
     episode::{Episode, Turn},
     lora::ActiveAdapter,
     train::{Loss, PassLimits, TrainRow, attach_base, group_normalised, leave_one_out, loss},
@@ -135,17 +135,8 @@ impl Source<'_> {
             let prompt = self.base.prompt_ids(self.env.start(item)?.observe())?;
             return Ok(vec![taught.row(prompt)]);
         }
-        let mut session = self.env.start(item)?;
-        let mut rows = Vec::new();
-        for _ in 0..self.env.info().level(item.level)?.turns_max {
-            let reply = session.teacher().ok_or_else(|| AgentError::NoAnswers { env: self.env.info().name.clone() })?;
-            let prompt = self.base.prompt_ids(session.observe())?;
-            rows.push(TrainRow::answer(prompt, self.base.reply_ids(&reply)?));
-            if let Outcome::Done(_) = session.act(&reply)? {
-                break;
-            }
-        }
-        Ok(rows)
+        let turns = reveal(self.base, self.env, item)?.turns;
+        Ok(turns.into_iter().map(|turn| TrainRow::answer(turn.prompt, turn.action)).collect())
     }
 
     /// Whether the loss has a term for the distance to the base.

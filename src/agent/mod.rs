@@ -44,7 +44,7 @@ pub use learn::{Class, Learned, Lesson, learn, learn_best, learn_together};
 pub use marks::{Mark, Marks};
 pub use measure::{Grades, improvement, wilson};
 pub use merge::{MergeRequest, merge};
-pub use play::{Place, Play, play};
+pub use play::{Place, Play, play, reveal};
 pub use recipe::{Method, Recipe, UnknownMethod};
 pub use replay::{Replayed, replay};
 pub use route::{LoggedDecision, RouteBench, RouteTimings, Routed, Routing, routing_features};

@@ -83,6 +83,27 @@ pub fn play(base: &Base, play: &Play<'_>, report: &mut dyn Report) -> Result<Vec
     Ok(gather(play, attempts))
 }
 
+/// The episode in which the environment's teacher acts. Nobody sampled its tokens: they have no logprobs.
+///
+/// # Errors
+/// If the environment does not reveal answers.
+pub fn reveal(base: &Base, env: &dyn Environment, item: &Item) -> Result<Episode, AgentError> {
+    let places = [Place { env, item, adapter: None }];
+    let play = Play::greedy(&places);
+    let mut attempt = begin(&play)?.remove(0);
+    while attempt.grade.is_none() && attempt.turns.len() < attempt.turns_max {
+        let session = &mut attempt.session;
+        let reply = session.teacher().ok_or_else(|| AgentError::NoAnswers { env: env.info().name.clone() })?;
+        let prompt = base.prompt_ids(session.observe())?;
+        if let Outcome::Done(grade) = session.act(&reply)? {
+            attempt.grade = Some(grade);
+        }
+        let action = base.reply_ids(&reply)?;
+        attempt.turns.push(Turn { prompt, action, logprobs: Vec::new(), generation: None });
+    }
+    Ok(gather(&play, vec![attempt]).concat().remove(0))
+}
+
 fn begin(play: &Play<'_>) -> Result<Vec<Attempt>, AgentError> {
     let attempts = (0..play.places.len()).flat_map(|place| (0..play.samples).map(move |sample| (place, sample)));
     let attempt = |(place, sample)| {

@@ -44,7 +44,7 @@ Examples:
 Examples:
   socius lab run attention-vs-compression --quick
   socius lab run attention-vs-compression --full --for 90m     a sitting; the same command goes on
-  socius lab run attention-vs-compression --config mine.toml
+  socius lab run attention-vs-compression --config mine.toml --jobs 2
   socius lab run bandwidth --quick --print-config > mine.toml")]
     Run(RunArgs),
     /// Write the report of a run, or of two beside each other
@@ -100,7 +100,10 @@ struct RunArgs {
     /// Measure cells again that failed before
     #[arg(long)]
     retry: bool,
-    /// CPU threads of a cell; all cores without
+    /// Cells at a time; two with a thread each get through more than one with two
+    #[arg(long, default_value_t = NonZeroUsize::MIN)]
+    jobs: NonZeroUsize,
+    /// CPU threads of a cell; its part of all cores without
     #[arg(long)]
     threads: Option<NonZeroUsize>,
 }
@@ -163,7 +166,8 @@ fn run_cells(args: &RunArgs, terminal: &mut Terminal) -> anyhow::Result<Value> {
         Some(folder) => std::path::absolute(folder).with_context(|| folder.display().to_string())?,
         None => home.lab().join(Manifest::folder_name(experiment.name(), &size, &config)),
     };
-    let threads = args.threads.or(thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    let part = || thread::available_parallelism().map_or(1, |cores| (cores.get() / args.jobs).max(1));
+    let threads = args.threads.map_or_else(part, NonZeroUsize::get);
     Manifest::new(experiment, (&size, &config), &plan, (&home, threads), terminal)?.settle(&folder)?;
     let time = args.time.map(|budget| match budget {
         Budget::Seconds(seconds) => Duration::from_secs_f64(seconds),
@@ -171,9 +175,11 @@ fn run_cells(args: &RunArgs, terminal: &mut Terminal) -> anyhow::Result<Value> {
     });
     let launch = Processes { program: std::env::current_exe()?, threads };
     let done =
-        lab::run(&folder, &launch, Limits { time, retry: args.retry }, terminal).map_err(|error| match error {
-            LabError::Cancelled => anyhow::anyhow!("{error} ({})", folder.display()),
-            other => other.into(),
+        lab::run(&folder, &launch, Limits { time, retry: args.retry, jobs: args.jobs }, terminal).map_err(|error| {
+            match error {
+                LabError::Cancelled => anyhow::anyhow!("{error} ({})", folder.display()),
+                other => other.into(),
+            }
         })?;
     let Progressed { through, failed, left } = done;
     terminal.line(format!("{through} cells measured, {failed} failed, {left} left: {}", folder.display()))?;

@@ -23,10 +23,20 @@ impl Size {
     }
 }
 
-/// A configuration's cells, in the order in which they are measured: a cell may use what earlier ones left in the shared folder.
+/// A cell that is to be measured.
+pub struct Planned {
+    /// Which one.
+    pub cell: Cell,
+    /// What it is expected to take, in any unit that is the same for all of its plan.
+    pub weight: f64,
+    /// Cells before it whose ends it waits for: it uses what they leave in the shared folder.
+    pub after: Vec<Cell>,
+}
+
+/// A configuration's cells, in the order in which they begin.
 pub struct Plan {
-    /// Each with what it is expected to take, in any unit that is the same for all.
-    pub cells: Vec<(Cell, f64)>,
+    /// No two are the same.
+    pub cells: Vec<Planned>,
     /// Every seed that is used.
     pub seeds: Vec<u64>,
     /// The checkpoint that cells open, if they open one: its digest and its tokenizer's go into the manifest.
@@ -80,8 +90,13 @@ pub trait Grid: Sync {
     /// If it does not, with what would.
     fn check(config: &Self::Config) -> Result<(), LabError>;
 
-    /// The points in the order in which they are measured, each with what it is expected to take, in any unit.
+    /// The points in the order in which they begin, each with what it is expected to take, in any unit.
     fn points(config: &Self::Config) -> Vec<(Self::Point, f64)>;
+
+    /// See [`Planned::after`].
+    fn after(_: &Self::Config, _: &Self::Point) -> Vec<Self::Point> {
+        Vec::new()
+    }
 
     /// See [`Plan::seeds`].
     fn seeds(config: &Self::Config) -> Vec<u64>;
@@ -123,7 +138,11 @@ impl<G: Grid> Experiment for G {
 
     fn plan(&self, config: &str) -> Result<Plan, LabError> {
         let config = checked::<G>(config)?;
-        let cells = G::points(&config).into_iter().map(|(point, weight)| (Cell::of(&point), weight)).collect();
+        let planned = |(point, weight)| {
+            let after = G::after(&config, &point).iter().map(Cell::of).collect();
+            Planned { cell: Cell::of(&point), weight, after }
+        };
+        let cells = G::points(&config).into_iter().map(planned).collect();
         Ok(Plan { cells, seeds: G::seeds(&config), model: G::model(&config) })
     }
 

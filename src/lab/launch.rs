@@ -1,17 +1,16 @@
 //! A cell in a process of its own: this program again, told the run's folder and the cell's key, answering in JSON lines.
 
-use super::{Cell, LabError, Told};
+use super::{Cell, LabError, Told, schedule::LOOK_EVERY};
 use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
-    time::Duration,
 };
 
 /// How a cell is measured: given the run's folder and the cell, says what the cell tells until it is through.
-pub trait Launch {
+pub trait Launch: Sync {
     /// Measures `cell`, passing on what it tells; `wanted` says whether anybody still waits.
     ///
     /// # Errors
@@ -32,9 +31,6 @@ pub struct Processes {
     /// CPU threads of each.
     pub threads: usize,
 }
-
-/// How often a waiting parent looks whether anybody still waits for it.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Ends the process if its parent leaves early, so that none is left running.
 struct Kept(Child);

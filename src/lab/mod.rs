@@ -8,7 +8,7 @@
 //! HOME/lab/attention-vs-compression-quick-1a2b3c4d/
 //!   manifest.json         configuration with its digest, seeds, model and tokenizer, machine, version
 //!   measurements.jsonl    a line a measurement as it is taken, and one when its cell is finished or has failed
-//!   shared/               what cells make for later cells (a base that all arms share)
+//!   shared/               what cells leave for later ones (a subagent's traces)
 //!   report/               index.html, a plot each as SVG and PNG, measurements as CSV and Parquet
 //! ```
 //!
@@ -29,6 +29,7 @@ pub mod mqar;
 mod records;
 mod report;
 mod run;
+mod schedule;
 pub mod stats;
 pub mod synthetic;
 mod table;
@@ -37,7 +38,7 @@ pub use artifact::Artifact;
 pub use cell::{Cell, Desk, Told};
 pub use cost::{Cost, Meter, Purpose};
 pub use error::LabError;
-pub use experiment::{Experiment, Grid, Plan, Size, experiments, find, parse_config};
+pub use experiment::{Experiment, Grid, Plan, Planned, Size, experiments, find, parse_config};
 pub use launch::{Launch, Processes};
 pub use manifest::{Machine, Manifest};
 pub use records::{Finished, Line, Measurement, Records};

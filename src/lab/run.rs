@@ -1,11 +1,14 @@
-//! A run: the cells of a configuration, one after another, into one folder. Never knows what they measure.
+//! A run: the cells of a configuration, measured into one folder. Never knows what they measure.
 
-use super::{Cell, Cost, Desk, Finished, LabError, Launch, Line, Manifest, Measurement, Records, Told, find};
-use crate::common::{Home, Phase, Progress, Report, Unit, peak_bytes};
+use super::{
+    Cell, Cost, Desk, Finished, LabError, Launch, Manifest, Measurement, Planned, Records, Told, find, schedule,
+};
+use crate::common::{Home, Report, peak_bytes};
 use std::{
     collections::HashSet,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// A run as far as it is.
@@ -27,7 +30,7 @@ impl Run {
         let manifest = Manifest::read(folder)?;
         let plan = find(&manifest.experiment)?.plan(&manifest.config)?;
         let records = Records::open(folder)?;
-        let state = |(cell, _): (Cell, f64)| {
+        let state = |Planned { cell, .. }| {
             let (finished, measurements) = (records.finished(&cell).cloned(), records.measurements(&cell).to_vec());
             (cell, finished, measurements)
         };
@@ -66,12 +69,14 @@ pub struct Progressed {
 }
 
 /// How far a call may go.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// No cell begins after so long; none for no limit.
     pub time: Option<Duration>,
     /// Whether cells that failed before are measured again.
     pub retry: bool,
+    /// Cells at a time.
+    pub jobs: NonZeroUsize,
 }
 
 /// Measures what is missing of the run in `folder`.
@@ -87,95 +92,20 @@ pub fn run(
     let manifest = Manifest::read(folder)?;
     let plan = find(&manifest.experiment)?.plan(&manifest.config)?;
     let mut records = Records::open(folder)?;
-    let keys: HashSet<String> = plan.cells.iter().map(|(cell, _)| cell.key()).collect();
+    let keys: HashSet<String> = plan.cells.iter().map(|planned| planned.cell.key()).collect();
     assert_eq!(keys.len(), plan.cells.len(), "no two cells of a plan are the same");
     let ended = |records: &Records, cell: &Cell| match records.finished(cell) {
         Some(Finished { error: Some(_), .. }) => !limits.retry,
         found => found.is_some(),
     };
-    let mut clock = Clock::default();
-    let todo: Vec<&(Cell, f64)> = plan.cells.iter().filter(|(cell, _)| !ended(&records, cell)).collect();
-    let begun = Instant::now();
-    for (at, (cell, weight)) in todo.iter().enumerate() {
-        if limits.time.is_some_and(|limit| begun.elapsed() >= limit) {
-            break;
-        }
-        let left: f64 = todo[at..].iter().map(|(_, weight)| weight).sum();
-        let place = format!("cell {} of {}: {cell}", plan.cells.len() - todo.len() + at + 1, plan.cells.len());
-        report.note(&format!("{place}{}", clock.left(left)));
-        let started = Instant::now();
-        measure(folder, cell, launch, &mut records, report)?;
-        clock.add(started.elapsed(), *weight);
-    }
+    let todo: Vec<&Planned> = plan.cells.iter().filter(|planned| !ended(&records, &planned.cell)).collect();
+    schedule::measure((folder, launch), (todo, plan.cells.len()), limits, &mut records, report)?;
     let count = |wanted: &dyn Fn(Option<&Finished>) -> bool| {
-        plan.cells.iter().filter(|(cell, _)| wanted(records.finished(cell))).count()
+        plan.cells.iter().filter(|planned| wanted(records.finished(&planned.cell))).count()
     };
     let through = count(&|found| found.is_some_and(|finished| finished.error.is_none()));
     let failed = count(&|found| found.is_some_and(|finished| finished.error.is_some()));
     Ok(Progressed { through, failed, left: plan.cells.len() - through - failed })
-}
-
-/// Seconds that a unit of expected work has taken so far.
-#[derive(Default)]
-struct Clock {
-    seconds: f64,
-    weight: f64,
-}
-
-impl Clock {
-    fn add(&mut self, time: Duration, weight: f64) {
-        self.seconds += time.as_secs_f64();
-        self.weight += weight;
-    }
-
-    fn left(&self, weight: f64) -> String {
-        if self.weight == 0.0 {
-            return String::new();
-        }
-        let minutes = self.seconds / self.weight * weight / 60.0;
-        if minutes < 1.0 { "; less than a minute left".to_owned() } else { format!("; about {minutes:.0} min left") }
-    }
-}
-
-fn measure(
-    folder: &Path,
-    cell: &Cell,
-    launch: &dyn Launch,
-    records: &mut Records,
-    report: &mut dyn Report,
-) -> Result<(), LabError> {
-    let started = Instant::now();
-    records.append(Line::Begun(cell.clone()))?;
-    let label = cell.to_string();
-    let (mut measurements, mut peak, mut error) = (0, None, None);
-    let waits = std::cell::RefCell::new(report);
-    let mut tell = |told: Told| {
-        match told {
-            Told::Measured { values, cost } => {
-                measurements += 1;
-                records.append(Line::Measured(Measurement { cell: cell.clone(), values, cost }))?;
-            }
-            Told::Progress { done, total, detail } => {
-                let (phase, unit) = (Phase::Measurement, Unit::Steps);
-                let total = Some(total);
-                waits.borrow_mut().progress(Progress { phase, label: &label, done, total, unit, detail: &detail });
-            }
-            Told::Finished { peak_bytes } => peak = peak_bytes,
-            Told::Failed(why) => error = Some(why),
-        }
-        Ok(())
-    };
-    let wanted = || !waits.borrow().cancelled();
-    match launch.launch(folder, cell, &mut tell, &wanted) {
-        Ok(()) => {}
-        Err(LabError::Process(why)) => error = Some(why),
-        Err(other) => return Err(other),
-    }
-    if let Some(why) = &error {
-        waits.borrow_mut().note(&format!("{label}: {why}"));
-    }
-    let seconds = started.elapsed().as_secs_f64();
-    records.append(Line::Finished(Finished { cell: cell.clone(), measurements, error, peak_bytes: peak, seconds }))
 }
 
 /// What a cell's process does: measures the cell of that key in the run at `folder`, telling as it goes.
@@ -192,9 +122,9 @@ pub fn measure_cell(
     let manifest = Manifest::read(folder)?;
     let experiment = find(&manifest.experiment)?;
     let plan = experiment.plan(&manifest.config)?;
-    let found = plan.cells.iter().find(|(cell, _)| cell.key() == key);
+    let found = plan.cells.iter().find(|planned| planned.cell.key() == key);
     let unknown = || LabError::Cell(format!("the run has no cell {key}"));
-    let (cell, _) = found.ok_or_else(unknown)?;
+    let cell = &found.ok_or_else(unknown)?.cell;
     let shared = folder.join("shared");
     let result = experiment.measure(&manifest.config, cell, &mut Desk { home, shared, report, tell });
     match result {

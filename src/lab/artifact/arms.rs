@@ -2,7 +2,7 @@
 
 use super::{Arm, Config, Point, judge::Judge};
 use crate::{
-    agent::{Base, BaseChoice, Place, Play, forward_flops, play, training_flops},
+    agent::{Base, BaseChoice, Place, Play, forward_flops, play, reveal, training_flops},
     common::{Phase, Report, Seed},
     envs::{self, Environment, Item, Query, Split},
     episode::{Episode, Turn},
@@ -15,12 +15,19 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use socius_models::{DeviceChoice, Dtype, Projection};
-use std::{fs, ops::AddAssign, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    ops::{AddAssign, Range},
+    path::PathBuf,
+    sync::Arc,
+};
 
 /// Reward from which a trace is a success.
 const SUCCESS: f32 = 0.999;
 /// Steps over which the rate rises.
 const WARMUP: f64 = 3.0;
+/// Revealed answers of a step.
+const REVEALED_BATCH: usize = 8;
 
 /// What a subagent leaves for those who learn from it.
 #[derive(Serialize, Deserialize)]
@@ -42,7 +49,6 @@ struct Spent {
 /// What learning may take; the first that is spent ends it.
 #[derive(Clone, Copy)]
 struct Allowance {
-    steps: Option<usize>,
     calls: Option<u64>,
     flops: Option<f64>,
 }
@@ -56,7 +62,9 @@ struct Work<'a> {
     learner: Learner,
     spent: Spent,
     step: usize,
-    /// Everything that was sampled.
+    /// Revealed answers that were learned from.
+    revealed: usize,
+    /// Everything that was shown and sampled.
     episodes: Vec<Episode>,
 }
 
@@ -85,15 +93,14 @@ pub(super) fn measure(config: &Config, point: &Point, desk: &mut Desk<'_>) -> Re
             work.spent += Spent { calls: spent.calls, cost: spent.sampled.clone(), sampled: spent.sampled.clone() };
         }
     }
-    let allowance = match point.arm {
-        Arm::Subagent => Allowance { steps: Some(config.steps), calls: None, flops: None },
-        arm => Allowance {
-            steps: None,
-            // Whoever learns from traces has made all its calls.
-            calls: (!matches!(arm, Arm::Traces | Arm::Successes)).then(|| legacies.iter().map(|l| l.spent.calls).sum()),
-            flops: Some(legacies.iter().map(|l| l.spent.cost.total_flops()).sum()),
-        },
+    let calls = match point.arm {
+        Arm::Subagent | Arm::Base => Some((config.revealed_answers + config.steps * config.batch()) as u64),
+        // Whoever learns from traces has made all its calls.
+        Arm::Traces | Arm::Successes => None,
+        Arm::Distillation | Arm::Joint => Some(legacies.iter().map(|legacy| legacy.spent.calls).sum()),
     };
+    let flops = (!legacies.is_empty()).then(|| legacies.iter().map(|legacy| legacy.spent.cost.total_flops()).sum());
+    let allowance = Allowance { calls, flops };
     work.learn(&allowance, &legacies, &judge, desk)?;
     if point.arm == Arm::Subagent {
         work.leave(desk)?;
@@ -122,7 +129,17 @@ impl<'a> Work<'a> {
         let layout = lora.layout(base.spec()).map_err(|error| LabError::Config(error.to_string()))?;
         let theta = init(&layout, Seed::new(point.seed).purpose("lora"));
         let learner = Learner::new(layout, theta, point.seed, 0.0);
-        Ok(Self { config, point, base, envs, learner, spent: Spent::default(), step: 0, episodes: Vec::new() })
+        Ok(Self {
+            config,
+            point,
+            base,
+            envs,
+            learner,
+            spent: Spent::default(),
+            step: 0,
+            revealed: 0,
+            episodes: Vec::new(),
+        })
     }
 
     fn active(&self) -> Arc<ActiveAdapter> {
@@ -132,10 +149,9 @@ impl<'a> Work<'a> {
 
     /// The share of the allowance that is spent, of whatever is spent most.
     fn share(&self, allowance: &Allowance) -> f64 {
-        let steps = allowance.steps.map(|steps| self.step as f64 / steps as f64);
         let calls = allowance.calls.map(|calls| self.spent.calls as f64 / calls as f64);
         let flops = allowance.flops.map(|flops| self.spent.cost.total_flops() / flops);
-        [steps, calls, flops].into_iter().flatten().fold(0.0, f64::max)
+        [calls, flops].into_iter().flatten().fold(0.0, f64::max)
     }
 
     /// Learns until the allowance is spent; is looked at along the way.
@@ -168,6 +184,9 @@ impl<'a> Work<'a> {
             }
             let meter = Meter::begin();
             let lesson = match self.point.arm {
+                Arm::Distillation | Arm::Joint | Arm::Subagent if self.revealed < self.revealed_max() => {
+                    self.learn_revealed()?
+                }
                 Arm::Traces => self.learn_traces(&traces, |_| true)?,
                 Arm::Successes => self.learn_traces(&traces, |episode| episode.reward >= SUCCESS)?,
                 Arm::Distillation => self.learn_teachers(&teachers, desk.report)?,
@@ -198,21 +217,38 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// This step's items: as many, whoever learns; those who learn all environments take them in turn.
-    fn items(&self) -> Result<Vec<(usize, Item)>, LabError> {
+    /// The items of `places`: whoever learns all environments takes them in turn.
+    fn items(&self, purpose: &str, places: Range<usize>) -> Result<Vec<(usize, Item)>, LabError> {
         let draw = |place: usize| {
-            let count = self.step * self.config.items + place;
-            let (env, index) = (count % self.envs.len(), count / self.envs.len());
-            let seed = Seed::new(self.point.seed).purpose("artifact items");
+            let (env, index) = (place % self.envs.len(), place / self.envs.len());
+            let seed = Seed::new(self.point.seed).purpose(purpose);
             let item = envs::item(&*self.envs[env], &Query::new(Split::Train, 1), seed, index as u64);
             Ok((env, item.map_err(|error| LabError::Cell(error.to_string()))?))
         };
-        (0..self.config.items).map(draw).collect()
+        places.map(draw).collect()
+    }
+
+    fn revealed_max(&self) -> usize {
+        self.config.revealed_answers * self.envs.len()
+    }
+
+    /// The next revealed answers.
+    fn learn_revealed(&mut self) -> Result<Lesson, LabError> {
+        let until = self.revealed_max().min(self.revealed + REVEALED_BATCH);
+        let items = self.items("artifact revealed items", self.revealed..until)?;
+        let shown = items.iter().map(|(env, item)| reveal(self.base, &*self.envs[*env], item));
+        let shown = shown.collect::<Result<Vec<_>, _>>()?;
+        self.spent.calls += shown.len() as u64;
+        self.revealed = until;
+        let rows = shown.iter().flat_map(answers).collect();
+        self.episodes.extend(shown);
+        Ok(Lesson { rows, loss: &loss::nll, reward: None })
     }
 
     /// Samples of this step's items, with the environment that each group is of.
     fn sample(&mut self, report: &mut dyn Report) -> Result<Vec<(usize, Vec<Episode>)>, LabError> {
-        let items = self.items()?;
+        let first = self.step * self.config.items;
+        let items = self.items("artifact items", first..first + self.config.items)?;
         let adapter = Some(self.active());
         let envs: Vec<usize> = items.iter().map(|(env, _)| *env).collect();
         let places: Vec<Place<'_>> =
@@ -301,16 +337,15 @@ impl<'a> Work<'a> {
         if traces.is_empty() {
             return Err(LabError::Cell("no trace is a success, so there is nothing to learn from".to_owned()));
         }
-        let batch = self.config.items * self.config.samples as usize;
-        let row = |place: usize| {
+        let batch = self.config.batch();
+        let rows = |place: usize| {
             let count = self.step * batch + place;
             let (pass, at) = (count / traces.len(), count % traces.len());
             let mut order: Vec<usize> = (0..traces.len()).collect();
             Seed::new(self.point.seed).purpose("traces").index(pass as u64).rng().shuffle(&mut order);
-            let turns = &traces[order[at]].turns;
-            turns.iter().map(|turn| TrainRow::answer(turn.prompt.clone(), turn.action.clone())).collect::<Vec<_>>()
+            answers(traces[order[at]])
         };
-        Ok(Lesson { rows: (0..batch).flat_map(row).collect(), loss: &loss::nll, reward: None })
+        Ok(Lesson { rows: (0..batch).flat_map(rows).collect(), loss: &loss::nll, reward: None })
     }
 
     /// Puts down what others learn from.
@@ -321,6 +356,11 @@ impl<'a> Work<'a> {
         let bytes = serde_json::to_vec(&legacy).expect("a legacy is plain data");
         crate::common::write_atomic(&path, &bytes).map_err(|error| LabError::File { path, what: error.to_string() })
     }
+}
+
+/// What was said in each turn, to be said again.
+fn answers(episode: &Episode) -> Vec<TrainRow> {
+    episode.turns.iter().map(|turn| TrainRow::answer(turn.prompt.clone(), turn.action.clone())).collect()
 }
 
 fn path(desk: &Desk<'_>, seed: u64, env: &str) -> PathBuf {

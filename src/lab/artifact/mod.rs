@@ -2,8 +2,9 @@
 //! judged in detail.
 //!
 //! One adapter for each environment, learned from reward, stands against one adapter for all of them that learns from the subagents' traces
-//! (all, or the successes alone), by on-policy distillation from the subagents, or from reward itself. Who learns all environments has as
-//! many calls of environments and as many operations as all subagents together; traces are the subagents' own, so their calls are the same.
+//! (all, or the successes alone), by on-policy distillation from the subagents, or from reward itself. Everyone is first shown the same
+//! revealed answers. Who learns all environments has as many calls of environments and as many operations as all subagents together; traces
+//! are the subagents' own, so their calls are the same.
 
 mod arms;
 mod judge;
@@ -25,6 +26,9 @@ pub struct Config {
     /// Environments that nobody trains in.
     bystanders: Vec<String>,
     seeds: Vec<u64>,
+    /// Of each environment, before anything is sampled: a reward that nobody ever meets teaches nothing.
+    revealed_answers: usize,
+    /// Of a subagent, beyond those.
     steps: usize,
     items: usize,
     samples: u64,
@@ -45,7 +49,7 @@ enum Arm {
     Base,
     /// One adapter for one environment, from its own rewards.
     Subagent,
-    /// One for all, supervised on everything that the subagents sampled.
+    /// One for all, supervised on everything that the subagents were shown and sampled.
     Traces,
     /// The same on what was right of it.
     Successes,
@@ -106,6 +110,12 @@ impl Grid for Artifact {
         points
     }
 
+    fn after(config: &Config, point: &Point) -> Vec<Point> {
+        let learns_all = Arm::ONE_FOR_ALL.contains(&point.arm);
+        let subagent = |env: &String| Point { seed: point.seed, arm: Arm::Subagent, env: Some(env.clone()) };
+        config.environments.iter().filter(|_| learns_all).map(subagent).collect()
+    }
+
     fn seeds(config: &Config) -> Vec<u64> {
         config.seeds.clone()
     }
@@ -124,6 +134,11 @@ impl Grid for Artifact {
 }
 
 impl Config {
+    /// Samples of a step.
+    fn batch(&self) -> usize {
+        self.items * self.samples as usize
+    }
+
     fn check(&self) -> Result<(), LabError> {
         let wrong = |what: &str| Err(LabError::Config(what.to_owned()));
         let counts = [self.steps, self.items, self.rank, self.checkpoints, self.test_items];
@@ -154,17 +169,18 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::{Experiment, Size, parse_config};
+    use crate::lab::{Experiment, Planned, Size, parse_config};
 
     #[test]
     fn both_sizes_are_plans_whose_traces_come_before_who_learns_from_them() {
         let config = |size| parse_config::<Config>(Artifact.config(size)).unwrap();
         for size in [Size::Quick, Size::Full] {
             let plan = Artifact.plan(Artifact.config(size)).unwrap();
-            let points: Vec<Point> = plan.cells.iter().map(|(cell, _)| cell.read().unwrap()).collect();
-            for (at, point) in points.iter().enumerate().filter(|(_, point)| Arm::ONE_FOR_ALL.contains(&point.arm)) {
-                let before = points[..at].iter().filter(|p| p.arm == Arm::Subagent && p.seed == point.seed).count();
-                assert_eq!(before, config(size).environments.len());
+            for (at, Planned { cell, after, .. }) in plan.cells.iter().enumerate() {
+                let Point { arm, .. } = cell.read().unwrap();
+                let teachers = if Arm::ONE_FOR_ALL.contains(&arm) { config(size).environments.len() } else { 0 };
+                assert_eq!(after.len(), teachers);
+                assert!(after.iter().all(|cell| plan.cells[..at].iter().any(|before| before.cell == *cell)));
             }
         }
         let full = config(Size::Full);
@@ -176,7 +192,7 @@ mod tests {
         let quick = Artifact.config(Size::Quick);
         for (from, to, what) in [
             ("samples = 8", "samples = 1", "at least 2"),
-            ("\"capitals\"", "\"json\"", "named once"),
+            ("\"capitals\"", "\"repeat\"", "named once"),
             ("\"capitals\"", "\"capitlas\"", "did you mean"),
             ("rank = 8", "rank = 0", "at least 1"),
             ("rank = 8", "rnak = 8", "rnak"),
