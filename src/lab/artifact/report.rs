@@ -42,13 +42,15 @@ pub(super) fn report(runs: &[Run], page: &mut Page) {
 
 fn one(run: &Run, config: &Config, page: &mut Page) {
     page.text(&format!(
-        "Environments {}; nobody learned in {}. Every adapter has rank {}. A subagent takes {} steps of {} items × {} samples from its own rewards. \
-         Each other arm is one adapter for all environments, with the calls and the operations of all subagents together, whichever is spent first. \
-         The traces are the subagents' own, so what sampling them took is part of that; the teachers of distillation are the subagents, and what \
-         they took stands in its row beside as much learning of its own.",
+        "Environments {}; nobody learned in {}. Every adapter has rank {}. A subagent is shown {} right answers, then takes {} steps of {} items × {} \
+         samples from its own rewards; it is asked about its own environment alone, as if a router never erred. Each other arm is one adapter for all \
+         environments, with the calls and the operations of all subagents together, whichever is spent first. Whoever samples is first shown the \
+         same answers, and traces hold them. The traces are the subagents' own, so what sampling them took is part of that; the teachers of \
+         distillation are the subagents, and what they took stands in its row beside as much learning of its own.",
         config.environments.join(", "),
         config.bystanders.join(", "),
         config.rank,
+        config.revealed_answers,
         config.steps,
         config.items,
         config.samples,
@@ -57,6 +59,7 @@ fn one(run: &Run, config: &Config, page: &mut Page) {
     let base = found.iter().find(|found| found.arm == Arm::Base);
     let seeds: Vec<u64> = config.seeds.iter().copied().filter(|&seed| whole(&found, seed)).collect();
     page.text(&format!("Seeds of which all arms are measured: {seeds:?} of {:?}.", config.seeds));
+    in_words(&found, &seeds, page);
     levels(&found, base, &seeds, page);
     differences(&found, &seeds, page);
     matched(&found, base, &seeds, page);
@@ -182,6 +185,34 @@ fn levels(found: &[Found], base: Option<&Found>, seeds: &[u64], page: &mut Page)
     );
 }
 
+/// Success of subagents less that of `arm`, by seed and item.
+fn success_gaps(found: &[Found], arm: Arm, seeds: &[u64]) -> Vec<Vec<f64>> {
+    let gap = |(&own, &other): (&bool, &bool)| f64::from(u8::from(own)) - f64::from(u8::from(other));
+    let gaps = |(own, other): (&Found, &Found)| own.success.iter().zip(&other.success).map(gap).collect();
+    of(found, Arm::Subagent, seeds).into_iter().zip(of(found, arm, seeds)).map(gaps).collect()
+}
+
+/// The answer to the question, as far as this run gives one.
+fn in_words(found: &[Found], seeds: &[u64], page: &mut Page) {
+    if seeds.is_empty() {
+        return;
+    }
+    let level = |arm: Arm| 100.0 * mean(&of(found, arm, seeds).iter().map(|f| share(&f.success)).collect::<Vec<_>>());
+    let beside = |arm: Arm| {
+        let word = match interval(&success_gaps(found, arm, seeds)).1 {
+            [low, _] if low > 0.0 => "less",
+            [_, high] if high < 0.0 => "more",
+            _ => "no certain difference",
+        };
+        format!("{} {:.1} % ({word})", arm.name(), level(arm))
+    };
+    let all = Arm::ONE_FOR_ALL.map(beside).join(", ");
+    page.text(&format!(
+        "In words: the subagents' own adapters answer {:.1} % of what they learned; one adapter for all: {all}.",
+        level(Arm::Subagent)
+    ));
+}
+
 /// Subagents less every other arm, by seed and item.
 fn differences(found: &[Found], seeds: &[u64], page: &mut Page) {
     page.section("The subagents against one adapter for all");
@@ -192,21 +223,15 @@ fn differences(found: &[Found], seeds: &[u64], page: &mut Page) {
     }
     let rows = Arm::ONE_FOR_ALL.map(|arm| {
         let other = of(found, arm, seeds);
-        let pairs: Vec<Vec<f64>> = own
-            .iter()
-            .zip(&other)
-            .map(|(a, b)| {
-                a.success
-                    .iter()
-                    .zip(&b.success)
-                    .map(|(&a, &b)| f64::from(u8::from(a)) - f64::from(u8::from(b)))
-                    .collect()
-            })
-            .collect();
         let single = |of: &dyn Fn(&Found) -> f64| -> Vec<Vec<f64>> {
             own.iter().zip(&other).map(|(a, b)| vec![of(a) - of(b)]).collect()
         };
-        vec![arm.name().to_owned(), points(&pairs), nats(&single(&|f| f.text_nats)), nats(&single(&|f| f.kl))]
+        vec![
+            arm.name().to_owned(),
+            points(&success_gaps(found, arm, seeds)),
+            nats(&single(&|f| f.text_nats)),
+            nats(&single(&|f| f.kl)),
+        ]
     });
     page.table(&Table {
         head: vec!["subagents less …", "success, points", "text, nats", "KL to base, nats"],
