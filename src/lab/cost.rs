@@ -62,7 +62,9 @@ impl Cost {
 
     /// All operations together, the shared base's training aside: that is paid before any context is seen.
     pub fn total_flops(&self) -> f64 {
-        self.flops.iter().filter(|(purpose, _)| **purpose != Purpose::Pretrained).map(|(_, flops)| flops).sum()
+        let paid = self.flops.iter().filter(|(purpose, _)| **purpose != Purpose::Pretrained);
+        // A sum of nothing is -0 otherwise.
+        paid.fold(0.0, |sum, (_, flops)| sum + flops)
     }
 
     /// All tokens together, the shared base's training aside.

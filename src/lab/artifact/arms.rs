@@ -26,8 +26,8 @@ use std::{
 const SUCCESS: f32 = 0.999;
 /// Steps over which the rate rises.
 const WARMUP: f64 = 3.0;
-/// Revealed answers of a step.
-const REVEALED_BATCH: usize = 8;
+/// Answers of a supervised step, whoever gave them: steps teach, and larger ones would leave fewer for the same operations.
+const BATCH: usize = 8;
 
 /// What a subagent leaves for those who learn from it.
 #[derive(Serialize, Deserialize)]
@@ -94,7 +94,9 @@ pub(super) fn measure(config: &Config, point: &Point, desk: &mut Desk<'_>) -> Re
         }
     }
     let calls = match point.arm {
-        Arm::Subagent | Arm::Base => Some((config.revealed_answers + config.steps * config.batch()) as u64),
+        Arm::Subagent | Arm::Base => {
+            Some((config.revealed_answers + config.steps * config.items * config.samples as usize) as u64)
+        }
         // Whoever learns from traces has made all its calls.
         Arm::Traces | Arm::Successes => None,
         Arm::Distillation | Arm::Joint => Some(legacies.iter().map(|legacy| legacy.spent.calls).sum()),
@@ -171,8 +173,10 @@ impl<'a> Work<'a> {
             .collect();
         let traces: Vec<&Episode> = legacies.iter().flat_map(|legacy| &legacy.episodes).collect();
         let mut looks = 0;
+        // What sampling the traces took is spent before anything is learned.
+        let begun = self.share(allowance);
         loop {
-            let share = self.share(allowance);
+            let share = (self.share(allowance) - begun) / (1.0 - begun);
             if share >= 1.0 {
                 return Ok(());
             }
@@ -199,7 +203,8 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// A step along the gradient of what a lesson says; the rate rises over three steps and falls to 0 with what is left of the allowance.
+    /// A step along the gradient of what a lesson says; the rate rises over three steps and falls to 0 with what is left of the
+    /// allowance once learning begins.
     fn take(&mut self, lesson: Lesson, share: f64) -> Result<(), LabError> {
         let rise = ((self.step + 1) as f64 / WARMUP).min(1.0);
         self.step += 1;
@@ -234,7 +239,7 @@ impl<'a> Work<'a> {
 
     /// The next revealed answers.
     fn learn_revealed(&mut self) -> Result<Lesson, LabError> {
-        let until = self.revealed_max().min(self.revealed + REVEALED_BATCH);
+        let until = self.revealed_max().min(self.revealed + BATCH);
         let items = self.items("artifact revealed items", self.revealed..until)?;
         let shown = items.iter().map(|(env, item)| reveal(self.base, &*self.envs[*env], item));
         let shown = shown.collect::<Result<Vec<_>, _>>()?;
@@ -331,21 +336,20 @@ impl<'a> Work<'a> {
         Ok(Lesson { rows, loss: &loss::policy_gradient, reward: Some(total / f64::from(count.max(1) as u32)) })
     }
 
-    /// As many traces a step as others sample, in shuffled passes.
+    /// The next traces, in shuffled passes.
     fn learn_traces(&mut self, traces: &[&Episode], wanted: impl Fn(&Episode) -> bool) -> Result<Lesson, LabError> {
         let traces: Vec<&&Episode> = traces.iter().filter(|episode| wanted(episode)).collect();
         if traces.is_empty() {
             return Err(LabError::Cell("no trace is a success, so there is nothing to learn from".to_owned()));
         }
-        let batch = self.config.batch();
         let rows = |place: usize| {
-            let count = self.step * batch + place;
+            let count = self.step * BATCH + place;
             let (pass, at) = (count / traces.len(), count % traces.len());
             let mut order: Vec<usize> = (0..traces.len()).collect();
             Seed::new(self.point.seed).purpose("traces").index(pass as u64).rng().shuffle(&mut order);
             answers(traces[order[at]])
         };
-        Ok(Lesson { rows: (0..batch).flat_map(rows).collect(), loss: &loss::nll, reward: None })
+        Ok(Lesson { rows: (0..BATCH).flat_map(rows).collect(), loss: &loss::nll, reward: None })
     }
 
     /// Puts down what others learn from.

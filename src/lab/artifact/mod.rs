@@ -134,11 +134,6 @@ impl Grid for Artifact {
 }
 
 impl Config {
-    /// Samples of a step.
-    fn batch(&self) -> usize {
-        self.items * self.samples as usize
-    }
-
     fn check(&self) -> Result<(), LabError> {
         let wrong = |what: &str| Err(LabError::Config(what.to_owned()));
         let counts = [self.steps, self.items, self.rank, self.checkpoints, self.test_items];

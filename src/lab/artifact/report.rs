@@ -143,8 +143,9 @@ fn together(own: Vec<Found>, seed: u64) -> Found {
     }
 }
 
+/// Of nothing it is 0.
 fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
+    values.iter().fold(0.0, |sum, value| sum + value) / values.len().max(1) as f64
 }
 
 fn share(right: &[bool]) -> f64 {
