@@ -27,7 +27,7 @@ const SUCCESS: f32 = 0.999;
 /// Steps over which the rate rises.
 const WARMUP: f64 = 3.0;
 /// Answers of a supervised step, whoever gave them: steps teach, and larger ones would leave fewer for the same operations.
-const BATCH: usize = 8;
+pub(super) const BATCH: usize = 8;
 
 /// What a subagent leaves for those who learn from it.
 #[derive(Serialize, Deserialize)]

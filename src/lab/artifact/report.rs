@@ -44,9 +44,9 @@ fn one(run: &Run, config: &Config, page: &mut Page) {
     page.text(&format!(
         "Environments {}; nobody learned in {}. Every adapter has rank {}. A subagent is shown {} right answers, then takes {} steps of {} items × {} \
          samples from its own rewards; it is asked about its own environment alone, as if a router never erred. Each other arm is one adapter for all \
-         environments, with the calls and the operations of all subagents together, whichever is spent first. Whoever samples is first shown the \
-         same answers, and traces hold them. The traces are the subagents' own, so what sampling them took is part of that; the teachers of \
-         distillation are the subagents, and what they took stands in its row beside as much learning of its own.",
+         environments, with the calls and the operations of all subagents together, whichever is spent first. Whoever samples is first shown the same \
+         answers, and traces hold them. A supervised step holds {} answers. The traces are the subagents' own, so what sampling them took is part of \
+         that; the teachers of distillation are the subagents, and what they took stands in its row beside as much learning of its own.",
         config.environments.join(", "),
         config.bystanders.join(", "),
         config.rank,
@@ -54,6 +54,7 @@ fn one(run: &Run, config: &Config, page: &mut Page) {
         config.steps,
         config.items,
         config.samples,
+        super::arms::BATCH,
     ));
     let found = gather(run, config);
     let base = found.iter().find(|found| found.arm == Arm::Base);

@@ -69,7 +69,8 @@ fn section(page: &mut Page, label: &str, variants: &[Variant]) {
     }
     recalls(page, label, variants);
     recall_table(page, variants);
-    growth_table(page, &many, &n_questions);
+    growth_table(page, "operations of one question", &all, &|_| 1.0);
+    growth_table(page, "operations of N questions", &many, &n_questions);
     crossings(page, &many);
 }
 
@@ -175,7 +176,7 @@ fn recall_table(page: &mut Page, variants: &[Variant]) {
     page.table(&Table { head, rows: variants.iter().map(row).collect() });
 }
 
-fn growth_table(page: &mut Page, variants: &[&Variant], queries: &dyn Fn(usize) -> f64) {
+fn growth_table(page: &mut Page, what: &str, variants: &[&Variant], queries: &dyn Fn(usize) -> f64) {
     let interval = |interval: Option<[f64; 2]>| {
         interval.map_or("one seed".to_owned(), |[low, high]| format!("[{low:.2}, {high:.2}]"))
     };
@@ -203,16 +204,7 @@ fn growth_table(page: &mut Page, variants: &[&Variant], queries: &dyn Fn(usize) 
         return;
     }
     page.table(&Table {
-        head: vec![
-            "operations of N questions",
-            "best by AICc",
-            "fit",
-            "share of N²",
-            "95 %",
-            "exponent",
-            "95 %",
-            "last slope",
-        ],
+        head: vec![what, "best by AICc", "fit", "share of N²", "95 %", "exponent", "95 %", "last slope"],
         rows,
     });
 }

@@ -24,20 +24,20 @@ pub enum Crossing {
     FirstFrom(f64),
 }
 
-/// The number of questions from which on `later` costs less than `at_first`.
+/// The number of questions from which on `later` costs less than `at_first`. At least one is asked.
 pub fn queries_until(at_first: Line, later: Line) -> Crossing {
     let (more, saved) = (later.fixed - at_first.fixed, at_first.each - later.each);
     if more == 0.0 && saved == 0.0 {
         return Crossing::Equal;
     }
-    let at = more / saved;
+    let at = (more / saved).ceil();
     match (more > 0.0, saved > 0.0) {
-        (true, true) => Crossing::SecondFrom(at),
+        (true, true) if at > 1.0 => Crossing::SecondFrom(at),
+        (true, true) | (false, true) => Crossing::Second,
         (true, false) => Crossing::First,
-        (false, true) => Crossing::Second,
-        // Both at once: less to begin with, more for each.
-        (false, false) if saved < 0.0 && at > 0.0 => Crossing::FirstFrom(at),
-        (false, false) if more == 0.0 && saved < 0.0 => Crossing::First,
+        // Less to begin with, more for each.
+        (false, false) if saved < 0.0 && at > 1.0 => Crossing::FirstFrom(at),
+        (false, false) if saved < 0.0 => Crossing::First,
         (false, false) => Crossing::Second,
     }
 }
@@ -81,6 +81,9 @@ mod tests {
             (line(0.0, 1.0), line(0.0, 2.0), Crossing::First),
             (line(3.0, 1.0), line(3.0, 1.0), Crossing::Equal),
             (line(5.0, 1.0), line(3.0, 1.0), Crossing::Second),
+            (line(0.0, 10.0), line(4.0, 5.0), Crossing::Second),
+            (line(4.0, 5.0), line(0.0, 10.0), Crossing::First),
+            (line(0.0, 10.0), line(101.0, 5.0), Crossing::SecondFrom(21.0)),
         ] {
             assert_eq!(queries_until(at_first, later), expected);
         }
