@@ -12,7 +12,7 @@ use crate::{
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// From this accuracy on the task counts as solved.
+/// The task counts as solved where accuracy is not below this for certain: training ends as soon as validation sequences say so.
 const SOLVED: f64 = 0.99;
 
 /// Length and pairs.
@@ -89,18 +89,23 @@ impl Best {
     fn accuracy(&self) -> f64 {
         self.correct as f64 / self.queries as f64
     }
+
+    fn interval(&self) -> [f64; 2] {
+        wilson(self.correct, self.queries)
+    }
 }
 
 /// The least width with which each length is solved.
 fn sentence(best: &BTreeMap<Task, BTreeMap<usize, Best>>) -> String {
     let of = |((length, pairs), widths): (&Task, &BTreeMap<usize, Best>)| {
         let task = format!("{length} tokens with {pairs} pairs");
-        match widths.iter().find(|(_, best)| best.accuracy() >= SOLVED) {
+        match widths.iter().find(|(_, best)| best.interval()[1] >= SOLVED) {
             Some((width, best)) => format!("{task} from width {width} on ({:.1} %)", 100.0 * best.accuracy()),
             None => format!("{task} at none of these widths"),
         }
     };
-    format!("Solved, at {:.0} % and more: {}.", 100.0 * SOLVED, best.iter().map(of).collect::<Vec<_>>().join("; "))
+    let all = best.iter().map(of).collect::<Vec<_>>().join("; ");
+    format!("Solved, which is where accuracy is not below {:.0} % for certain: {all}.", 100.0 * SOLVED)
 }
 
 fn figure(best: &BTreeMap<Task, BTreeMap<usize, Best>>, run: &Run, page: &mut Page) {
@@ -110,7 +115,7 @@ fn figure(best: &BTreeMap<Task, BTreeMap<usize, Best>>, run: &Run, page: &mut Pa
     let line = |(name, widths): &'_ (String, &BTreeMap<usize, Best>)| {
         let points = widths.iter().map(|(&width, best)| (x(width), best.accuracy())).collect();
         let interval = |(&width, best): (&usize, &Best)| {
-            let [low, high] = wilson(best.correct, best.queries);
+            let [low, high] = best.interval();
             (x(width), low, high)
         };
         (name.clone(), points, widths.iter().map(interval).collect())
@@ -136,7 +141,7 @@ fn accuracies(best: &BTreeMap<Task, BTreeMap<usize, Best>>, page: &mut Page) {
     let row = |((length, pairs), own): (&Task, &BTreeMap<usize, Best>)| {
         let cell = |width: &usize| {
             own.get(width).map_or("–".to_owned(), |best| {
-                let [low, high] = wilson(best.correct, best.queries);
+                let [low, high] = best.interval();
                 format!("{:.1} [{:.1}, {:.1}]", 100.0 * best.accuracy(), 100.0 * low, 100.0 * high)
             })
         };
