@@ -86,7 +86,12 @@ fn a_document_becomes_a_skill_whose_bytes_come_again() {
     assert_eq!(before, [size("notes.jsonl"), size("readings.jsonl")], "what was written or answered is not again");
     assert_eq!(unbroken.learned.adapter.theta, resumed.learned.adapter.theta);
 
-    let Compressed { learned, quality, price, arm, size, .. } = &unbroken;
+    let both = run(&broken, Arm::Best, &mut Silent).unwrap();
+    let other = both.passed_over.expect("of two, one is taken");
+    assert!(other.arm != both.arm && other.reason.contains("4 validation items"), "{other:?}");
+
+    let Compressed { learned, quality, price, arm, size, passed_over, .. } = &unbroken;
+    assert!(passed_over.is_none());
     assert_eq!((*arm, *size), (Arm::Adapter, 1), "a short document has room for the smallest adapter only");
     assert_eq!((quality.questions, quality.skill.items), (4, 4));
     assert!(quality.nats.in_context > quality.nats.neither, "what is in context helps: {:?}", quality.nats);

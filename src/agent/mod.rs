@@ -31,7 +31,7 @@ mod stream;
 pub use base::{Base, BaseChoice, Outline};
 pub use budget::Budget;
 pub use card::model_card;
-pub use compress::{Arm, Compressed, Compression, Nats, Price, Quality, Query, Reading, compress, restudy};
+pub use compress::{Arm, Compressed, Compression, Nats, PassedOver, Price, Quality, Query, Reading, compress, restudy};
 pub use course::{Course, Taught};
 pub use divergence::divergence;
 pub use error::AgentError;

@@ -2,7 +2,7 @@
 
 use super::{Terminal, answer::versioned, flags::BaseFlags, learn::TrainingFlags, text};
 use crate::{
-    agent::{self, Arm, Compressed, Compression, Method, Price, Quality, Recipe},
+    agent::{self, Arm, Compressed, Compression, Method, PassedOver, Price, Quality, Recipe},
     envs,
     library::{Score, SkillName},
 };
@@ -70,11 +70,12 @@ pub(super) fn run(args: Args, terminal: &mut Terminal) -> anyhow::Result<Value> 
 }
 
 fn show(compression: &Compression<'_>, compressed: &Compressed, terminal: &mut Terminal) -> anyhow::Result<()> {
-    let Compressed { learned, quality, price, passages, arm, size, written } = compressed;
-    let what = match arm {
+    let Compressed { learned, quality, price, passages, arm, size, passed_over, written } = compressed;
+    let named = |arm: Arm, size: usize| match arm {
         Arm::Prefix => format!("a prefix of {size} positions"),
         Arm::Adapter | Arm::Best => format!("an adapter of rank {size}"),
     };
+    let what = named(*arm, *size);
     let titles: Vec<&str> = compression.documents.iter().map(|document| document.title.as_str()).collect();
     terminal.title(&format!(
         "{}: {} tokens in {passages} passages → {what}, {}",
@@ -113,6 +114,9 @@ fn show(compression: &Compression<'_>, compressed: &Compressed, terminal: &mut T
         learned.steps, learned.seconds, learned.trained_tokens
     ))?;
     terminal.line(format!("  {}", learned.decision.reason))?;
+    if let Some(PassedOver { arm, size, reason }) = passed_over {
+        terminal.line(format!("  not taken: {}, {reason}", named(*arm, *size)))?;
+    }
     match &learned.generation {
         Some(generation) => {
             terminal.line(format!("  skill {} ({})", versioned(generation), generation.id.short()))?;
@@ -148,7 +152,7 @@ fn show_price(price: &Price, terminal: &mut Terminal) -> anyhow::Result<()> {
 }
 
 fn to_json(compression: &Compression<'_>, compressed: &Compressed) -> Value {
-    let Compressed { learned, quality, price, passages, arm, size, written } = compressed;
+    let Compressed { learned, quality, price, passages, arm, size, passed_over, written } = compressed;
     let documents: Vec<&str> = compression.documents.iter().map(|document| document.title.as_str()).collect();
     json!({
         "skill": compression.name,
@@ -157,6 +161,7 @@ fn to_json(compression: &Compression<'_>, compressed: &Compressed) -> Value {
         "passages": passages,
         "arm": arm,
         (if *arm == Arm::Prefix { "positions" } else { "rank" }): size,
+        "passed_over": passed_over,
         "seed": compression.recipe.seed,
         "steps": learned.steps,
         "written_questions": written,

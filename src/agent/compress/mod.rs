@@ -130,8 +130,21 @@ pub struct Compressed {
     pub arm: Arm,
     /// Rank of the adapter, or positions of the prefix.
     pub size: usize,
+    /// Of two arms the other one, which did no better on validation.
+    pub passed_over: Option<PassedOver>,
     /// Questions that the model wrote and answered.
     pub written: usize,
+}
+
+/// What was tried and not taken.
+#[derive(Clone, Debug, Serialize)]
+pub struct PassedOver {
+    /// What it was.
+    pub arm: Arm,
+    /// Rank of the adapter, or positions of the prefix.
+    pub size: usize,
+    /// What the gate found.
+    pub reason: String,
 }
 
 /// Compresses; whatever breaks it off, the same call goes on.
@@ -194,11 +207,17 @@ pub fn compress(compression: &Compression<'_>, report: &mut dyn Report) -> Resul
     let paid =
         Paid { notes: &notes, spent, skill: &learned.adapter, readings: [&whole, &skill], document_tokens: tokens };
     let price = price::price(base, &paid);
-    let (arm, size) = match learned.adapter.layout.positions() {
+    let made = |learned: &Learned| match learned.adapter.layout.positions() {
         0 => (Arm::Adapter, rank),
         positions => (Arm::Prefix, positions),
     };
-    Ok(Compressed { learned, quality, price, passages: env.passages().len(), arm, size, written: notes.all.len() })
+    let passed_over = all.pop().map(|other| {
+        let (arm, size) = made(&other);
+        PassedOver { arm, size, reason: other.decision.reason }
+    });
+    let (arm, size) = made(&learned);
+    let (passages, written) = (env.passages().len(), notes.all.len());
+    Ok(Compressed { learned, quality, price, passages, arm, size, passed_over, written })
 }
 
 /// The environment and the course of a skill that was compressed from `documents`, made again from nothing that is kept.
