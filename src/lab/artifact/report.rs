@@ -1,7 +1,7 @@
 //! What was found, arm by arm: success, forgetting, distance to the base, cost, and the differences with their intervals. Pure: records in, a
 //! page out.
 
-use super::{Arm, Config, Point};
+use super::{Arm, Config, Point, arms::BATCH};
 use crate::{
     common::Seed,
     lab::{Measurement, Run, parse_config},
@@ -54,7 +54,7 @@ fn one(run: &Run, config: &Config, page: &mut Page) {
         config.steps,
         config.items,
         config.samples,
-        super::arms::BATCH,
+        BATCH,
     ));
     let found = gather(run, config);
     let base = found.iter().find(|found| found.arm == Arm::Base);
