@@ -20,6 +20,8 @@ pub(super) trait Codes: Copy + 'static {
     const ROWS: usize;
     /// What 8-bit codes are raised by where [`Codes::dot_wide`] takes them.
     const WIDE_OFFSET: i32;
+    /// Whether tiles of one panel share its 4-bit codes unpacked, [`UNPACKED`] bytes a block.
+    const UNPACKS: bool = false;
 
     unsafe fn splat(x: i32) -> Self::I;
     unsafe fn float(x: Self::I) -> <Self::S as Simd>::F;
@@ -51,6 +53,18 @@ pub(super) trait Codes: Copy + 'static {
         }
     }
 
+    /// Unpacks the 4-bit codes of a block to [`UNPACKED`] bytes at `to`, which is aligned to 64.
+    #[inline(always)]
+    unsafe fn unpack4(_codes: *const u8, _to: *mut u8) {
+        unreachable!("these lanes take codes as they are packed");
+    }
+
+    /// [`Codes::block4`] over unpacked codes, to the same sums.
+    #[inline(always)]
+    unsafe fn block4_unpacked<const R: usize>(_acc: &mut [Self::I; R], _codes: *const u8, _x: *const Quants) {
+        unreachable!("these lanes take codes as they are packed");
+    }
+
     /// [`Codes::dot_wide`] over all inputs of a block of 8-bit codes.
     #[inline(always)]
     unsafe fn block8<const R: usize>(acc: &mut [Self::I; R], codes: *const u8, x: *const Quants) {
@@ -66,6 +80,9 @@ pub(super) trait Codes: Copy + 'static {
         }
     }
 }
+
+/// Bytes of a block of unpacked codes: eight vectors.
+pub(super) const UNPACKED: usize = 8 * 64;
 
 /// Inputs `4·index …` of a block, as one word.
 ///

@@ -43,6 +43,8 @@ const TASK_PANELS: usize = 8;
 const TASK_PANELS_WIDE: usize = 4;
 /// Rows of a task: 64 × 1536 inputs are 150 kB of activations, in the second-level cache beside the task's panels.
 const TASK_ROWS: usize = 64;
+/// 32-bit words of a cache line.
+const LINE_WORDS: usize = 16;
 /// Multiplications below which waking another thread (some 5 µs) costs more than it saves.
 const SERIAL_PRODUCTS_MAX: usize = 1 << 17;
 
@@ -168,19 +170,24 @@ fn run_jobs(call: Call<'_>, jobs: &[Job<'_>]) {
     let run = |&(job, panel, start): &(&Job<'_>, usize, usize)| {
         let Quantised { format, outputs, inputs, ref panels } = *job.weight;
         let blocks = inputs / BLOCK;
-        let tiles = Tiles {
-            format,
-            rows: TASK_ROWS.min(call.rows - start),
-            blocks,
-            outputs: (task_panels * LANES).min(outputs - panel * LANES),
-            x: call.x[start * blocks..].as_ptr(),
-            panels: panels.panel(panel),
-            y: job.y.at(start * outputs + panel * LANES),
-            y_row: outputs,
-            accumulate: call.write == Write::Add,
-        };
-        // SAFETY: inputs and outputs were measured in `forward_as`; tasks differ in panels or rows.
-        unsafe { tile::run(call.variant, tiles) };
+        let room = tile::unpacked_bytes(call.variant, format, blocks).next_multiple_of(64) / size_of::<u32>();
+        scratch::with_words(room + LINE_WORDS, |unpacked| {
+            let aligned = unpacked.as_ptr().align_offset(64);
+            let tiles = Tiles {
+                format,
+                rows: TASK_ROWS.min(call.rows - start),
+                blocks,
+                outputs: (task_panels * LANES).min(outputs - panel * LANES),
+                x: call.x[start * blocks..].as_ptr(),
+                panels: panels.panel(panel),
+                unpacked: unpacked[aligned..].as_mut_ptr().cast(),
+                y: job.y.at(start * outputs + panel * LANES),
+                y_row: outputs,
+                accumulate: call.write == Write::Add,
+            };
+            // SAFETY: inputs and outputs were measured in `forward_as`; tasks differ in panels or rows.
+            unsafe { tile::run(call.variant, tiles) };
+        });
     };
     if products <= SERIAL_PRODUCTS_MAX || rayon::current_num_threads() == 1 {
         tasks.iter().for_each(run);

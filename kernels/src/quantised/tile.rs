@@ -2,7 +2,7 @@
 
 use super::activation::Quants;
 use super::format::{BLOCK, Format};
-use super::lanes::{Codes, four};
+use super::lanes::{Codes, UNPACKED, four};
 use super::panel::Geometry;
 use crate::gemm::balanced;
 #[cfg(target_arch = "x86_64")]
@@ -19,6 +19,8 @@ pub(super) struct Tiles {
     /// By groups of rows, as [`super::activation::row_groups`] has them.
     pub(super) x: *const Quants,
     pub(super) panels: *const u8,
+    /// Room for [`unpacked_bytes`], aligned to 64.
+    pub(super) unpacked: *mut u8,
     pub(super) y: *mut f32,
     pub(super) y_row: usize,
     pub(super) accumulate: bool,
@@ -37,6 +39,17 @@ pub(super) unsafe fn run(variant: Variant, tiles: Tiles) {
             Format::Q4K => run_as::<Q4K>(variant, tiles),
             Format::Q6K => run_as::<Q6K>(variant, tiles),
         }
+    }
+}
+
+/// Bytes of a panel's codes, unpacked for tiles that share them.
+pub(super) fn unpacked_bytes(variant: Variant, format: Format, blocks: usize) -> usize {
+    match variant {
+        #[cfg(target_arch = "x86_64")]
+        Variant::Avx512Bf16 | Variant::Avx512 if has_vnni() => 0,
+        #[cfg(target_arch = "x86_64")]
+        Variant::Avx512Bf16 | Variant::Avx512 | Variant::Avx2 if format.bits() == 4 => blocks * UNPACKED,
+        _ => 0,
     }
 }
 
@@ -106,14 +119,20 @@ stored!(Q40 = Q4_0, Q41 = Q4_1, Q80 = Q8_0, Q4K = Q4K, Q6K = Q6K);
 unsafe fn body<C: Codes, F: Stored>(t: Tiles) {
     let tiles = t.rows.div_ceil(C::ROWS);
     let panel_bytes = F::GEOMETRY.panel(t.blocks);
+    let unpacks = C::UNPACKS && F::FORMAT.bits() == 4 && tiles > 1;
     for panel in 0..t.outputs.div_ceil(LANES) {
+        let own = t.panels.wrapping_add(panel * panel_bytes);
+        for block in 0..if unpacks { t.blocks } else { 0 } {
+            // SAFETY: the block lies inside the panel, its codes inside the room for them.
+            unsafe { C::unpack4(own.add(block * F::GEOMETRY.codes), t.unpacked.add(block * UNPACKED)) };
+        }
         let mut row = 0;
         while row < t.rows {
             let rows = balanced(t.rows - row, C::ROWS);
-            let own = t.panels.wrapping_add(panel * panel_bytes);
             let at = At {
                 x: t.x.wrapping_add(row * t.blocks),
                 panel: own,
+                unpacked: unpacks.then_some(t.unpacked.cast_const()),
                 // One tile reads its panel from memory as it goes; several have the next one brought meanwhile, each its share.
                 ahead: own.wrapping_add(if tiles == 1 { AHEAD } else { panel_bytes + row * panel_bytes / t.rows }),
                 stride: (F::GEOMETRY.codes + F::GEOMETRY.scales) / tiles,
@@ -144,6 +163,8 @@ unsafe fn body<C: Codes, F: Stored>(t: Tiles) {
 struct At {
     x: *const Quants,
     panel: *const u8,
+    /// Its codes where they are unpacked.
+    unpacked: Option<*const u8>,
     /// What to ask memory for, and how far that moves on with each block.
     ahead: *const u8,
     stride: usize,
@@ -191,9 +212,11 @@ unsafe fn run_tile<C: Codes, F: Stored, const R: usize>(t: &Tiles, at: At) {
                         acc[r] = C::splat(-offset * (first + second));
                     }
                 }
-                match format.bits() {
-                    4 => C::block4(&mut acc, codes_at, at.x.add(block * R)),
-                    _ => C::block8(&mut acc, codes_at, at.x.add(block * R)),
+                let x = at.x.add(block * R);
+                match (format.bits(), at.unpacked) {
+                    (4, Some(codes)) if C::UNPACKS => C::block4_unpacked(&mut acc, codes.add(block * UNPACKED), x),
+                    (4, _) => C::block4(&mut acc, codes_at, x),
+                    _ => C::block8(&mut acc, codes_at, x),
                 }
                 let scale = C::f16s(wide);
                 let scale = if format.has_supers() { C::S::mul(scale, C::bytes(scales)) } else { scale };
