@@ -20,8 +20,8 @@ pub(super) trait Codes: Copy + 'static {
     const ROWS: usize;
     /// What 8-bit codes are raised by where [`Codes::dot_wide`] takes them.
     const WIDE_OFFSET: i32;
-    /// Whether tiles of one panel share its 4-bit codes unpacked, [`UNPACKED`] bytes a block.
-    const UNPACKS: bool = false;
+    /// Rows of a tile that takes 4-bit codes unpacked, [`UNPACKED`] bytes a block, which the tiles of a panel share; 0 where none does.
+    const UNPACKED_ROWS: usize = 0;
 
     unsafe fn splat(x: i32) -> Self::I;
     unsafe fn float(x: Self::I) -> <Self::S as Simd>::F;
@@ -59,7 +59,7 @@ pub(super) trait Codes: Copy + 'static {
         unreachable!("these lanes take codes as they are packed");
     }
 
-    /// [`Codes::block4`] over unpacked codes, to the same sums.
+    /// [`Codes::block4`] over unpacked codes, to the same sums; `R` is [`Codes::UNPACKED_ROWS`].
     #[inline(always)]
     unsafe fn block4_unpacked<const R: usize>(_acc: &mut [Self::I; R], _codes: *const u8, _x: *const Quants) {
         unreachable!("these lanes take codes as they are packed");

@@ -170,7 +170,7 @@ fn run_jobs(call: Call<'_>, jobs: &[Job<'_>]) {
     let run = |&(job, panel, start): &(&Job<'_>, usize, usize)| {
         let Quantised { format, outputs, inputs, ref panels } = *job.weight;
         let blocks = inputs / BLOCK;
-        let room = tile::unpacked_bytes(call.variant, format, blocks).next_multiple_of(64) / size_of::<u32>();
+        let room = tile::unpacked_bytes(call.variant, format, blocks) / size_of::<u32>();
         scratch::with_words(room + LINE_WORDS, |unpacked| {
             let aligned = unpacked.as_ptr().align_offset(64);
             let tiles = Tiles {

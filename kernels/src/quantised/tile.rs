@@ -119,7 +119,7 @@ stored!(Q40 = Q4_0, Q41 = Q4_1, Q80 = Q8_0, Q4K = Q4K, Q6K = Q6K);
 unsafe fn body<C: Codes, F: Stored>(t: Tiles) {
     let tiles = t.rows.div_ceil(C::ROWS);
     let panel_bytes = F::GEOMETRY.panel(t.blocks);
-    let unpacks = C::UNPACKS && F::FORMAT.bits() == 4 && tiles > 1;
+    let unpacks = F::FORMAT.bits() == 4 && tiles > 1 && balanced(t.rows, C::ROWS) == C::UNPACKED_ROWS;
     for panel in 0..t.outputs.div_ceil(LANES) {
         let own = t.panels.wrapping_add(panel * panel_bytes);
         for block in 0..if unpacks { t.blocks } else { 0 } {
@@ -214,7 +214,9 @@ unsafe fn run_tile<C: Codes, F: Stored, const R: usize>(t: &Tiles, at: At) {
                 }
                 let x = at.x.add(block * R);
                 match (format.bits(), at.unpacked) {
-                    (4, Some(codes)) if C::UNPACKS => C::block4_unpacked(&mut acc, codes.add(block * UNPACKED), x),
+                    (4, Some(codes)) if R == C::UNPACKED_ROWS => {
+                        C::block4_unpacked(&mut acc, codes.add(block * UNPACKED), x)
+                    }
                     (4, _) => C::block4(&mut acc, codes_at, x),
                     _ => C::block8(&mut acc, codes_at, x),
                 }

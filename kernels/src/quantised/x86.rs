@@ -141,7 +141,7 @@ impl Codes for Avx2 {
     const ROWS: usize = 4;
     // `vpmaddubsw` sums two products in 16 bits, too few for unsigned bytes: they are taken signed.
     const WIDE_OFFSET: i32 = 0;
-    const UNPACKS: bool = true;
+    const UNPACKED_ROWS: usize = 4;
 
     #[inline(always)]
     unsafe fn splat(x: i32) -> [__m256i; 2] {
@@ -269,22 +269,9 @@ impl Codes for Avx2 {
     unsafe fn block4_unpacked<const R: usize>(acc: &mut [[__m256i; 2]; R], codes: *const u8, x: *const Quants) {
         // SAFETY: see above.
         unsafe {
-            let mut sums = [[_mm256_setzero_si256(); 2]; R];
-            if let Some(four) = sums.first_chunk_mut::<4>().filter(|_| R == 4) {
-                *four = four_rows(codes, x);
-            } else {
-                for v in 0..8 {
-                    let codes = pair(codes.add(64 * v));
-                    for r in 0..R {
-                        let (x, sum) = (_mm256_set1_epi32(four(x.add(r), v)), sums[r]);
-                        sums[r] = both!(|codes, sum| _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, x)));
-                    }
-                    here(sums.as_flattened_mut());
-                }
-            }
-            for r in 0..R {
-                let (own, sum) = (acc[r], sums[r]);
-                acc[r] = both!(|own, sum| add_pairs(own, sum));
+            for (own, sum) in acc.iter_mut().zip(four_rows(codes, x)) {
+                let old = *own;
+                *own = both!(|old, sum| add_pairs(old, sum));
             }
         }
     }
@@ -307,7 +294,8 @@ impl Codes for Avx2 {
     }
 }
 
-/// Vector `$v` of a block: its codes times the four activations of each row, into the row's sums by `$sum`.
+/// Vector `$v` of a block: its codes times the four activations of each row, which are (`first`) or are added to (`further`) the row's
+/// sums.
 macro_rules! vector {
     ($v:literal, $sum:ident) => {
         concat!(
