@@ -62,22 +62,28 @@ pub(super) unsafe fn values<S: Simd>(t: Narrow, sums: *mut f32) {
     }
 }
 
+/// Vectors of sums that each of `R` rows may have in registers.
+const fn vectors_max<S: Simd, const R: usize>() -> usize {
+    S::TILE_ROWS * S::TILE_VECTORS / R
+}
+
 #[inline(always)]
 unsafe fn scores_of<S: Simd, const R: usize>(t: Narrow, queries: *const f32, columns: usize) {
+    let max = const { vectors_max::<S, R>() };
     let mut column = 0;
     while column < columns {
         let left = columns - column;
-        let vectors = left.div_ceil(LANES).min(S::TILE_VECTORS);
+        let vectors = left.div_ceil(LANES).min(max);
         // SAFETY: passed on.
         unsafe {
             match vectors {
-                4 if S::TILE_VECTORS > 1 => score_tile::<S, R, 4>(t, queries, (column, left)),
-                3 if S::TILE_VECTORS > 1 => score_tile::<S, R, 3>(t, queries, (column, left)),
-                2 if S::TILE_VECTORS > 1 => score_tile::<S, R, 2>(t, queries, (column, left)),
+                4.. if max >= 4 => score_tile::<S, R, 4>(t, queries, (column, left)),
+                3 if max >= 3 => score_tile::<S, R, 3>(t, queries, (column, left)),
+                2 if max >= 2 => score_tile::<S, R, 2>(t, queries, (column, left)),
                 _ => score_tile::<S, R, 1>(t, queries, (column, left)),
             }
         }
-        column += vectors * LANES;
+        column += vectors.min(4) * LANES;
     }
 }
 
@@ -87,35 +93,37 @@ unsafe fn score_tile<S: Simd, const R: usize, const V: usize>(
     queries: *const f32,
     (column, left): (usize, usize),
 ) {
-    // SAFETY: columns below `left` are inside the lines and the scores; queries are `dim` wide.
+    let pairs = t.dim.div_ceil(2);
+    // SAFETY: whole vectors of a line, its last ones' too, are inside the block, whose values follow the keys; columns below `left` are
+    // inside the scores; queries are `dim` wide.
     unsafe {
         let mut sums = [[S::splat(0.0); V]; R];
-        let lanes = |v: usize| LANES.min(left - v * LANES);
-        for pair in 0..t.dim.div_ceil(2) {
+        // The values come next.
+        let mut ahead = t.lines.values.wrapping_add(column / LANES * pairs * LINE_WORDS);
+        for pair in 0..pairs {
             let line = t.lines.keys.add(pair * BLOCK + column);
-            let mut halves = [(S::splat(0.0), S::splat(0.0)); V];
+            let query = queries.add(2 * pair);
             for v in 0..V {
-                halves[v] = S::halves(line.add(v * LANES), lanes(v));
-                // The values come next.
-                S::prefetch(t.lines.values.wrapping_add((pair * V + v) * LINE_WORDS));
-            }
-            for r in 0..R {
-                let query = queries.add(r * t.dim + 2 * pair);
-                let first = S::splat(*query);
-                for v in 0..V {
-                    sums[r][v] = S::fma(first, halves[v].0, sums[r][v]);
+                S::prefetch(ahead);
+                ahead = ahead.wrapping_add(LINE_WORDS);
+                let low = S::low(line.add(v * LANES));
+                for r in 0..R {
+                    sums[r][v] = S::fma(S::splat(*S::again(query).add(r * t.dim)), low, sums[r][v]);
                 }
-                if 2 * pair + 1 < t.dim {
-                    let second = S::splat(*query.add(1));
-                    for v in 0..V {
-                        sums[r][v] = S::fma(second, halves[v].1, sums[r][v]);
+            }
+            if 2 * pair + 1 < t.dim {
+                for v in 0..V {
+                    let high = S::high(S::again(line).add(v * LANES));
+                    for r in 0..R {
+                        sums[r][v] = S::fma(S::splat(*S::again(query).add(r * t.dim + 1)), high, sums[r][v]);
                     }
                 }
             }
         }
         for r in 0..R {
             for v in 0..V {
-                S::store_n(t.scores.add(r * BLOCK + column + v * LANES), sums[r][v], lanes(v));
+                let lanes = LANES.min(left - v * LANES);
+                S::store_n(t.scores.add(r * BLOCK + column + v * LANES), sums[r][v], lanes);
             }
         }
     }
@@ -128,7 +136,7 @@ unsafe fn values_of<S: Simd, const R: usize>(t: Narrow, sums: *mut f32) {
     while group < groups {
         // SAFETY: passed on.
         unsafe {
-            if S::TILE_VECTORS > 1 && groups - group > 1 {
+            if const { vectors_max::<S, R>() } >= 4 && groups - group > 1 {
                 value_tile::<S, R, 2>(t, sums, group);
                 group += 2;
             } else {
@@ -145,8 +153,7 @@ unsafe fn value_tile<S: Simd, const R: usize, const G: usize>(t: Narrow, sums: *
     let lanes = |v: usize| LANES.min((t.dim - first).saturating_sub(v * LANES));
     // SAFETY: lanes are inside `dim`; values are padded to whole groups.
     unsafe {
-        let zero = S::splat(0.0);
-        let mut all = [[[zero; 2]; G]; R];
+        let mut all = [[[S::splat(0.0); 2]; G]; R];
         for r in 0..R {
             for g in 0..G {
                 for half in 0..2 {
@@ -157,20 +164,24 @@ unsafe fn value_tile<S: Simd, const R: usize, const G: usize>(t: Narrow, sums: *
                 }
             }
         }
+        let mut words = t.lines.values.wrapping_add(group * LANES);
+        let mut ahead = t.lines.next.wrapping_add(group * t.tokens * LINE_WORDS);
         for token in 0..t.tokens {
-            let words = t.lines.values.add(token * t.lines.value_words + group * LANES);
-            let mut halves = [(zero, zero); G];
+            let weights = t.scores.add(token);
             for g in 0..G {
-                halves[g] = S::halves(words.add(g * LANES), LANES);
-                S::prefetch(t.lines.next.wrapping_add((token * G + g) * LINE_WORDS));
-            }
-            for r in 0..R {
-                let weight = S::splat(*t.scores.add(r * BLOCK + token));
-                for g in 0..G {
-                    all[r][g][0] = S::fma(weight, halves[g].0, all[r][g][0]);
-                    all[r][g][1] = S::fma(weight, halves[g].1, all[r][g][1]);
+                S::prefetch(ahead);
+                ahead = ahead.wrapping_add(LINE_WORDS);
+                // One half at a time: AVX2 has no registers for both beside six rows' sums.
+                let low = S::low(words.wrapping_add(g * LANES));
+                for r in 0..R {
+                    all[r][g][0] = S::fma(S::splat(*weights.add(r * BLOCK)), low, all[r][g][0]);
+                }
+                let (high, weights) = (S::high(S::again(words).wrapping_add(g * LANES)), S::again(weights));
+                for r in 0..R {
+                    all[r][g][1] = S::fma(S::splat(*weights.add(r * BLOCK)), high, all[r][g][1]);
                 }
             }
+            words = words.wrapping_add(t.lines.value_words);
         }
         for r in 0..R {
             for g in 0..G {
@@ -195,13 +206,13 @@ pub(super) unsafe fn widen_keys<S: Simd>(lines: Lines, (dim, columns): (usize, u
     for pair in 0..dim.div_ceil(2) {
         for column in (0..columns).step_by(LANES) {
             let lanes = LANES.min(columns - column);
-            // SAFETY: columns are inside the line, dimensions inside `to`.
+            // SAFETY: as in `score_tile`; columns and dimensions are inside `to`.
             unsafe {
-                let (even, odd) = S::halves(lines.keys.add(pair * BLOCK + column), lanes);
+                let words = lines.keys.add(pair * BLOCK + column);
                 let to = to.as_mut_ptr().add(2 * pair * BLOCK + column);
-                S::store_n(to, even, lanes);
+                S::store_n(to, S::low(words), lanes);
                 if 2 * pair + 1 < dim {
-                    S::store_n(to.add(BLOCK), odd, lanes);
+                    S::store_n(to.add(BLOCK), S::high(words), lanes);
                 }
             }
         }
@@ -220,10 +231,10 @@ pub(super) unsafe fn widen_values<S: Simd>(lines: Lines, (dim, tokens): (usize, 
             let lanes = LANES.min(to.len());
             // SAFETY: values are padded to whole groups; both halves are inside `to`.
             unsafe {
-                let (low, high) = S::halves(lines.values.add(token * lines.value_words + group * LANES), LANES);
-                S::store_n(to.as_mut_ptr(), low, lanes);
+                let words = lines.values.add(token * lines.value_words + group * LANES);
+                S::store_n(to.as_mut_ptr(), S::low(words), lanes);
                 if to.len() > LANES {
-                    S::store_n(to.as_mut_ptr().add(LANES), high, to.len() - LANES);
+                    S::store_n(to.as_mut_ptr().add(LANES), S::high(words), to.len() - LANES);
                 }
             }
         }

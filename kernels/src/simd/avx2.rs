@@ -2,7 +2,7 @@
 
 use super::{Kernel, LANES, PairDot, Simd, WIDE_STEPS};
 use crate::gemm::{self, Gemm};
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
 /// # Safety
 /// The machine has AVX2 and FMA.
@@ -137,17 +137,23 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn halves(p: *const u32, n: usize) -> ([__m256; 2], [__m256; 2]) {
-        // SAFETY: see above; masked lanes are not read.
+    unsafe fn low(p: *const u32) -> [__m256; 2] {
+        // SAFETY: see above.
+        unsafe { [p, p.add(8)].map(|p| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_loadu_si256(p.cast())))) }
+    }
+    #[inline(always)]
+    unsafe fn high(p: *const u32) -> [__m256; 2] {
+        // SAFETY: see above.
         unsafe {
-            if n == LANES {
-                return Self::load_pairs(p);
-            }
-            let [low, high] = masks(n);
-            let (even0, odd0) = split256(_mm256_maskload_epi32(p.cast(), low));
-            let (even1, odd1) = split256(_mm256_maskload_epi32(p.wrapping_add(8).cast(), high));
-            ([even0, even1], [odd0, odd1])
+            let mask = _mm256_set1_epi32(0xffff_0000u32 as i32);
+            [p, p.add(8)].map(|p| _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(p.cast()), mask)))
         }
+    }
+    #[inline(always)]
+    fn again<T>(mut p: *const T) -> *const T {
+        // SAFETY: no instruction.
+        unsafe { asm!("/* {0} */", inout(reg) p, options(nostack, preserves_flags)) };
+        p
     }
     #[inline(always)]
     unsafe fn prefetch(p: *const u32) {

@@ -153,9 +153,14 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    unsafe fn halves(p: *const u32, n: usize) -> (__m512, __m512) {
-        // SAFETY: see above; masked lanes are not read.
-        unsafe { split512(_mm512_maskz_loadu_epi32(mask(n), p.cast())) }
+    unsafe fn low(p: *const u32) -> __m512 {
+        // SAFETY: see above.
+        unsafe { split512(_mm512_loadu_si512(p.cast())).0 }
+    }
+    #[inline(always)]
+    unsafe fn high(p: *const u32) -> __m512 {
+        // SAFETY: see above.
+        unsafe { split512(_mm512_loadu_si512(p.cast())).1 }
     }
     #[inline(always)]
     unsafe fn prefetch(p: *const u32) {

@@ -141,8 +141,16 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn exponent(x: Self::F) -> Self::F;
     /// Writes the transpose of 16 × 16 values: row `i` of `src` becomes column `i` of `dst`.
     unsafe fn transpose(src: *const f32, src_row: usize, dst: *mut f32, dst_row: usize);
-    /// The low and the high half of the first `n ≤ 16` words, each a bf16, in f32; the other lanes are 0.
-    unsafe fn halves(p: *const u32, n: usize) -> (Self::F, Self::F);
+    /// The low halves of sixteen words, each a bf16, in f32.
+    unsafe fn low(p: *const u32) -> Self::F;
+    /// Their high halves.
+    unsafe fn high(p: *const u32) -> Self::F;
+    /// The same address, from which the compiler does not know that anything was read: what is read again then needs no register
+    /// meanwhile, where there are few.
+    #[inline(always)]
+    fn again<T>(p: *const T) -> *const T {
+        p
+    }
     /// Asks for the line at `p`, which need not be readable, into the nearest cache.
     unsafe fn prefetch(p: *const u32);
     /// The same into the second-level cache.

@@ -92,11 +92,14 @@ impl Simd for Portable {
         }
     }
     #[inline(always)]
-    unsafe fn halves(p: *const u32, n: usize) -> (F, F) {
-        let mut words = [0u32; LANES];
-        // SAFETY: `n ≤ 16` readable words by the trait's contract.
-        unsafe { std::ptr::copy_nonoverlapping(p, words.as_mut_ptr(), n) };
-        (words.map(|word| f32::from_bits(word << 16)), words.map(|word| f32::from_bits(word & 0xffff_0000)))
+    unsafe fn low(p: *const u32) -> F {
+        // SAFETY: 16 readable words by the trait's contract.
+        unsafe { *p.cast::<[u32; LANES]>() }.map(|word| f32::from_bits(word << 16))
+    }
+    #[inline(always)]
+    unsafe fn high(p: *const u32) -> F {
+        // SAFETY: as above.
+        unsafe { *p.cast::<[u32; LANES]>() }.map(|word| f32::from_bits(word & 0xffff_0000))
     }
     #[inline(always)]
     unsafe fn prefetch(_: *const u32) {}
