@@ -26,11 +26,11 @@ pub(crate) mod tile;
 
 pub(crate) use gradient::add_weight_gradients_for;
 pub use gradient::{WeightGradient, add_weight_gradients};
-pub(crate) use multiply::{Job, Operand, Product, Stream, run, run_streams, with_operands};
+pub(crate) use multiply::{Job, Operand, Product, for_each, run, run_here, with_operands};
 pub(crate) use packed::{Packed, Shape};
 pub use reference::reference;
 pub(crate) use slab::Slab;
-pub(crate) use tile::pair;
+pub(crate) use tile::{ABREAST, pair};
 
 use crate::counts::Operation;
 use crate::quantised::{self, Quantised};

@@ -1,7 +1,7 @@
 //! Sums of products over packed weights, shared out over threads; knows weights and rows, not what they mean.
 
 use super::packed::{Packed, Panels};
-use super::tile::{self, Tiles};
+use super::tile::{self, ABREAST, Single, Tiles};
 use super::{PANEL, TASK_ROWS, WeightType, Write};
 use crate::scratch;
 use crate::simd::{LANES, Shared, Variant};
@@ -104,12 +104,6 @@ impl<'a> Job<'a> {
     }
 }
 
-impl Product<'_> {
-    fn multiplications(&self) -> usize {
-        self.rows.len() * self.weight.inputs * self.weight.outputs
-    }
-}
-
 /// Where weights start, never read through.
 #[derive(Clone, Copy)]
 pub(super) struct Address(pub(super) *const u8);
@@ -150,7 +144,11 @@ pub(crate) fn run(variant: Variant, jobs: &[Job<'_>], write: Write) {
 }
 
 /// `run(item, the next one)` for every item, on one thread where there is little to do.
-fn for_each<T: Sync>(items: &[T], multiplications: impl Fn(&T) -> usize, run: impl Fn(&T, Option<&T>) + Sync) {
+pub(crate) fn for_each<T: Sync>(
+    items: &[T],
+    multiplications: impl Fn(&T) -> usize,
+    run: impl Fn(&T, Option<&T>) + Sync,
+) {
     let run = |i: usize| run(&items[i], items.get(i + 1));
     let all = items.iter().map(&multiplications).sum::<usize>();
     if all <= SERIAL_PRODUCTS_MAX || items.len() < 2 || rayon::current_num_threads() == 1 {
@@ -172,45 +170,38 @@ fn for_each<T: Sync>(items: &[T], multiplications: impl Fn(&T) -> usize, run: im
     (0..ends.len()).into_par_iter().with_max_len(1).for_each(group);
 }
 
-/// Adds every product to the rows of the output that it names, which hold the sum so far: `sums`, `[rows, outputs]` each, of the
-/// same linear as the product. A task is a whole product, read in one stream. Where there is an output beside the sum, the
-/// finished rows are added to it.
-pub(crate) fn run_streams(variant: Variant, streams: &[Stream<'_>]) {
-    for_each(
-        streams,
-        |stream| stream.product.multiplications(),
-        |stream, next| {
-            let Stream { product, sums, onto } = stream;
-            let (rows, outputs) = (product.rows.clone(), product.weight.outputs);
-            assert!(product.x.holds(rows.len(), product.weight.inputs), "an input of [{}, _]", rows.len());
-            let panels = outputs.div_ceil(PANEL);
-            let ahead = STREAM_AHEAD.div_ceil(product.weight.panel_bytes().max(1));
-            for panel in 0..panels {
-                let next = match next {
-                    Some(next) if panel + ahead >= panels => next.product.weight.panel(panel + ahead - panels),
-                    _ => product.weight.panel(panel + ahead),
-                };
-                let place =
-                    Place { panel, columns: PANEL.min(outputs - panel * PANEL), y_row: outputs, accumulate: true };
-                add_product(variant, product, &rows, (place, next), sums.at(rows.start * outputs + panel * PANEL));
+/// Several products on this thread: each sets `y`, `[rows, outputs]` of its own rows, or is added to what is there.
+///
+/// # Safety
+/// `y` is valid for them, and no other task touches them.
+pub(crate) unsafe fn run_here(variant: Variant, products: &[(Product<'_>, *mut f32)], accumulate: bool) {
+    let single = |(product, y): &(Product<'_>, *mut f32)| match (&product.weight.panels, product.x) {
+        (Panels::Bf16(words), Operand::Pairs(pairs)) if product.rows.len() == 1 => {
+            Some(Single { x: pairs.as_ptr(), panels: words.as_ptr(), outputs: product.weight.outputs, y: *y })
+        }
+        _ => None,
+    };
+    for (Product { weight, x, rows }, _) in products {
+        assert!(x.holds(rows.len(), weight.inputs), "an input of [{}, {}]", rows.len(), weight.inputs);
+    }
+    for products in products.chunk_by(|(a, _), (b, _)| a.weight.inputs == b.weight.inputs) {
+        if let Some(singles) = products.iter().map(single).collect::<Option<Vec<_>>>() {
+            let steps = products[0].0.weight.inputs.div_ceil(2);
+            for singles in singles.chunks(ABREAST) {
+                // SAFETY: operands have been measured; `y` is the caller's promise.
+                unsafe { tile::run_singles(variant, singles, steps, accumulate) };
             }
-            if let Some(onto) = onto {
-                // SAFETY: streams differ in rows or outputs, and their rows are inside both.
-                let [y, sums] = [onto, sums].map(|of| unsafe { of.slice(rows.start * outputs, rows.len() * outputs) });
-                y.iter_mut().zip(sums).for_each(|(y, sum)| *y += *sum);
+            continue;
+        }
+        for (product, y) in products {
+            let outputs = product.weight.outputs;
+            for panel in 0..outputs.div_ceil(PANEL) {
+                let place = Place { panel, columns: PANEL.min(outputs - panel * PANEL), y_row: outputs, accumulate };
+                let next = product.weight.panel(panel + 1);
+                add_product(variant, product, &product.rows, (place, next), y.wrapping_add(panel * PANEL));
             }
-        },
-    );
-}
-
-/// How far ahead, in bytes, a stream asks memory for what it reads: its panels are short.
-const STREAM_AHEAD: usize = 8192;
-
-/// A product, the sum that it is added to, and the output that the sum is added to.
-pub(crate) struct Stream<'a> {
-    pub(crate) product: Product<'a>,
-    pub(crate) sums: Shared<f32>,
-    pub(crate) onto: Option<Shared<f32>>,
+        }
+    }
 }
 
 fn run_task(variant: Variant, Task { job, panel, rows }: &Task<'_>, next: Address, write: Write) {

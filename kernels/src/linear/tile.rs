@@ -5,6 +5,7 @@ use crate::gemm::{Gemm, balanced};
 use crate::simd::{self, Kernel, LANES, PairDot, Simd, Variant, WIDE_STEPS};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
+use std::ptr;
 
 /// `y[rows, columns] (+)= x[rows, steps] · panel[steps, width]ᵀ`, where a step is a pair of bf16 (`u32`) or an f32.
 #[derive(Clone, Copy)]
@@ -122,45 +123,61 @@ pub(crate) unsafe fn run_pairs(variant: Variant, tiles: Tiles<u32>) {
             ..tiles
         };
         // SAFETY: the machine has the instruction set by the assertion; the part lies inside what the caller promised.
-        unsafe { run_steps(variant, part) };
+        unsafe { compiled(variant, part) };
     }
 }
 
-unsafe fn run_steps(variant: Variant, tiles: Tiles<u32>) {
+/// Serial products of bf16 pairs, generic over how they are added up; `run` must be `#[inline(always)]`, as a [`Kernel`]'s.
+trait PairKernel {
+    /// # Safety
+    /// See [`PairDot`].
+    unsafe fn run<P: PairDot>(self);
+}
+
+/// Runs `kernel` compiled for `variant`, which the machine has.
+unsafe fn compiled<K: PairKernel>(variant: Variant, kernel: K) {
     match variant {
-        // SAFETY: the machine has the instruction set by the assertion; pointers are the caller's promise.
+        // SAFETY: the machine has the instruction set; pointers are the caller's promise.
         #[cfg(target_arch = "x86_64")]
-        Variant::Avx512Bf16 => unsafe { avx512bf16(tiles) },
+        Variant::Avx512Bf16 => unsafe { avx512bf16(kernel) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Variant::Avx512 => unsafe { avx512(tiles) },
+        Variant::Avx512 => unsafe { avx512(kernel) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Variant::Avx2 => unsafe { avx2(tiles) },
+        Variant::Avx2 => unsafe { avx2(kernel) },
         // SAFETY: plain Rust needs no instruction set.
-        _ => unsafe { body::<simd::Portable>(tiles) },
+        _ => unsafe { kernel.run::<simd::Portable>() },
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,avx512f,avx512dq,avx512bf16")]
-unsafe fn avx512bf16(tiles: Tiles<u32>) {
+unsafe fn avx512bf16<K: PairKernel>(kernel: K) {
     // SAFETY: this function is compiled for the instruction set.
-    unsafe { body::<simd::Avx512Bf16>(tiles) }
+    unsafe { kernel.run::<simd::Avx512Bf16>() }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,avx512f,avx512dq")]
-unsafe fn avx512(tiles: Tiles<u32>) {
+unsafe fn avx512<K: PairKernel>(kernel: K) {
     // SAFETY: this function is compiled for the instruction set.
-    unsafe { body::<simd::Avx512>(tiles) }
+    unsafe { kernel.run::<simd::Avx512>() }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(tiles: Tiles<u32>) {
+unsafe fn avx2<K: PairKernel>(kernel: K) {
     // SAFETY: this function is compiled for the instruction set.
-    unsafe { body::<simd::Avx2>(tiles) }
+    unsafe { kernel.run::<simd::Avx2>() }
+}
+
+impl PairKernel for Tiles<u32> {
+    #[inline(always)]
+    unsafe fn run<P: PairDot>(self) {
+        // SAFETY: passed on.
+        unsafe { body::<P>(self) }
+    }
 }
 
 #[inline(always)]
@@ -180,7 +197,7 @@ unsafe fn body<P: PairDot>(t: Tiles<u32>) {
             (x, x_strides) = (widened.at(), (0, 1));
         }
         while vector < vectors {
-            let count = if vectors - vector >= P::S::TILE_VECTORS { P::S::TILE_VECTORS } else { 1 };
+            let count = vectors_of::<P::S>(rows, vectors - vector);
             let at = At {
                 x,
                 x_strides,
@@ -192,15 +209,132 @@ unsafe fn body<P: PairDot>(t: Tiles<u32>) {
             };
             // SAFETY: the tile lies inside the panel, x and y.
             unsafe {
-                if count > 1 {
-                    by_rows::<P, 4>(rows, &t, at);
-                } else {
-                    by_rows::<P, 1>(rows, &t, at);
+                match count {
+                    4 => by_rows::<P, 4>(rows, &t, at),
+                    2 => by_rows::<P, 2>(rows, &t, at),
+                    _ => by_rows::<P, 1>(rows, &t, at),
                 }
             }
             vector += count;
         }
         row += rows;
+    }
+}
+
+/// Single rows that are multiplied side by side. A row's own sum is a chain of additions, in which each waits for the last; and several
+/// weights of a few kilobytes are read from memory faster at once than in turn.
+pub(crate) const ABREAST: usize = 4;
+
+/// A row of pairs, and the panels that it is multiplied by.
+#[derive(Clone, Copy)]
+pub(super) struct Single {
+    pub(super) x: *const u32,
+    pub(super) panels: *const u32,
+    pub(super) outputs: usize,
+    pub(super) y: *mut f32,
+}
+
+/// `y[outputs] (+)= panels · x` for up to [`ABREAST`] rows, each with a weight of its own, all of `steps` pairs.
+///
+/// # Safety
+/// Every `x` holds `steps` pairs, `panels` is a weight of so many, `y` holds `outputs` values that no other task touches.
+pub(super) unsafe fn run_singles(variant: Variant, singles: &[Single], steps: usize, accumulate: bool) {
+    assert!(simd::variants().contains(&variant), "{} is not of this machine", variant.name());
+    assert!(singles.len() <= ABREAST, "{} rows abreast", singles.len());
+    // At least once, so that no inputs give 0. A sum that is put down and taken up again is the same sum.
+    for first in (0..steps.max(1)).step_by(WIDE_STEPS) {
+        let count = WIDE_STEPS.min(steps - first);
+        // SAFETY: the machine has the instruction set by the assertion; pointers are the caller's promise.
+        unsafe { compiled(variant, Singles { singles, steps, first, count, accumulate: accumulate || first > 0 }) };
+    }
+}
+
+/// `count` steps from `first` of [`run_singles`].
+struct Singles<'a> {
+    singles: &'a [Single],
+    steps: usize,
+    first: usize,
+    count: usize,
+    accumulate: bool,
+}
+
+/// One row's product with one vector of outputs.
+#[derive(Clone, Copy)]
+struct Strand {
+    x: *const u32,
+    weights: *const u32,
+    y: *mut f32,
+    columns: usize,
+}
+
+impl PairKernel for Singles<'_> {
+    #[inline(always)]
+    unsafe fn run<P: PairDot>(self) {
+        let nothing = Strand { x: ptr::null(), weights: ptr::null(), y: ptr::null_mut(), columns: 0 };
+        let (mut widened, mut strands, mut held, mut held_width) = (Widened::new(), [nothing; ABREAST], 0, 0);
+        for (row, single) in self.singles.iter().enumerate() {
+            let mut x = single.x.wrapping_add(self.first);
+            if P::WIDENED {
+                // SAFETY: `count` pairs of the row.
+                x = unsafe { widened.fill_row::<P>(row, x, self.count) };
+            }
+            for panel in (0..single.outputs).step_by(PANEL) {
+                let width = PANEL.min(single.outputs.next_multiple_of(LANES) - panel);
+                let weights = single.panels.wrapping_add(panel * self.steps + self.first * width);
+                for vector in (0..width).step_by(LANES) {
+                    if held == ABREAST || held > 0 && width != held_width {
+                        // SAFETY: what has been gathered lies inside x, panels and y.
+                        unsafe { self.add_up::<P>(&strands[..held], held_width) };
+                        held = 0;
+                    }
+                    let (weights, y) = (weights.wrapping_add(vector), single.y.wrapping_add(panel + vector));
+                    strands[held] = Strand { x, weights, y, columns: LANES.min(single.outputs - panel - vector) };
+                    (held, held_width) = (held + 1, width);
+                }
+            }
+        }
+        // SAFETY: as above.
+        unsafe { self.add_up::<P>(&strands[..held], held_width) };
+    }
+}
+
+impl Singles<'_> {
+    #[inline(always)]
+    unsafe fn add_up<P: PairDot>(&self, strands: &[Strand], width: usize) {
+        // SAFETY: passed on.
+        unsafe {
+            match strands {
+                [a, b, c, d] => self.strands::<P, 4>([*a, *b, *c, *d], width),
+                [a, b, c] => self.strands::<P, 3>([*a, *b, *c], width),
+                [a, b] => self.strands::<P, 2>([*a, *b], width),
+                [a] => self.strands::<P, 1>([*a], width),
+                _ => {}
+            }
+        }
+    }
+
+    /// Steps of all weights are `width` apart.
+    #[inline(always)]
+    unsafe fn strands<P: PairDot, const N: usize>(&self, strands: [Strand; N], width: usize) {
+        // SAFETY: `count` steps of each; panels are padded to whole vectors, y is touched below `columns` only.
+        unsafe {
+            let mut acc = [[[P::S::splat(0.0)]]; N];
+            if self.accumulate {
+                for (acc, strand) in acc.iter_mut().zip(strands) {
+                    acc[0][0] = P::S::load_n(strand.y, strand.columns);
+                }
+            }
+            let mut weights = strands.map(|strand| strand.weights);
+            for step in 0..self.count {
+                for n in 0..N {
+                    P::step(&mut acc[n], (strands[n].x.wrapping_add(step), 0), weights[n]);
+                    weights[n] = weights[n].wrapping_add(width);
+                }
+            }
+            for (acc, strand) in acc.into_iter().zip(strands) {
+                P::S::store_n(strand.y, acc[0][0], strand.columns);
+            }
+        }
     }
 }
 
@@ -225,6 +359,19 @@ impl Widened {
         assert!(rows <= 6 && steps <= WIDE_STEPS, "room for {rows} rows of {steps} steps");
         // SAFETY: the caller's promise, and the assertion.
         unsafe { P::widen(x, strides, (rows, steps), self.0.as_mut_ptr().cast()) };
+    }
+
+    /// Row `row` alone; where it lies now.
+    ///
+    /// # Safety
+    /// `x` is readable over `steps`.
+    #[inline(always)]
+    unsafe fn fill_row<P: PairDot>(&mut self, row: usize, x: *const u32, steps: usize) -> *const u32 {
+        assert!(row < 6 && steps <= WIDE_STEPS, "room for row {row} of {steps} steps");
+        let to = self.0.as_mut_ptr().wrapping_add(2 * WIDE_STEPS * row).cast();
+        // SAFETY: the caller's promise, and the assertion.
+        unsafe { P::widen(x, (0, 1), (1, steps), to) };
+        to
     }
 }
 
@@ -278,33 +425,41 @@ impl Ahead {
     }
 }
 
+/// Whether `rows` rows of `vectors` vectors of sums stay in registers. Beside two vectors of three rows AVX2 has none for what they are
+/// multiplied by.
+const fn fits<S: Simd>(rows: usize, vectors: usize) -> bool {
+    vectors == 1 || rows * vectors <= S::TILE_ROWS * S::TILE_VECTORS && (S::TILE_VECTORS > 1 || rows < 3)
+}
+
+/// Vectors of a tile of `rows`, of `left` that are left: one row's only sum of a vector would wait for its last addition.
+fn vectors_of<S: Simd>(rows: usize, left: usize) -> usize {
+    [4, 2].into_iter().find(|&count| left >= count && fits::<S>(rows, count)).unwrap_or(1)
+}
+
 #[inline(always)]
 unsafe fn by_rows<P: PairDot, const V: usize>(rows: usize, t: &Tiles<u32>, at: At) {
     // SAFETY: passed on.
     unsafe {
         match rows {
-            1 => run_tile::<P, 1, V>(t, at),
-            2 => run_tile::<P, 2, V>(t, at),
-            3 if P::S::TILE_ROWS > 2 => run_tile::<P, 3, V>(t, at),
-            4 if P::S::TILE_ROWS > 2 => run_tile::<P, 4, V>(t, at),
-            5 if P::S::TILE_ROWS > 2 => run_tile::<P, 5, V>(t, at),
-            6 if P::S::TILE_ROWS > 2 => run_tile::<P, 6, V>(t, at),
+            1 if fits::<P::S>(1, V) => run_tile::<P, 1, V>(t, at),
+            2 if fits::<P::S>(2, V) => run_tile::<P, 2, V>(t, at),
+            3 if P::S::TILE_ROWS > 2 && fits::<P::S>(3, V) => run_tile::<P, 3, V>(t, at),
+            4 if P::S::TILE_ROWS > 2 && fits::<P::S>(4, V) => run_tile::<P, 4, V>(t, at),
+            5 if P::S::TILE_ROWS > 2 && fits::<P::S>(5, V) => run_tile::<P, 5, V>(t, at),
+            6 if P::S::TILE_ROWS > 2 && fits::<P::S>(6, V) => run_tile::<P, 6, V>(t, at),
             7 if V == 1 => run_tile::<P, 7, V>(t, at),
             8 if V == 1 => run_tile::<P, 8, V>(t, at),
             9 if V == 1 => run_tile::<P, 9, V>(t, at),
             10 if V == 1 => run_tile::<P, 10, V>(t, at),
             11 if V == 1 => run_tile::<P, 11, V>(t, at),
             12 if V == 1 => run_tile::<P, 12, V>(t, at),
-            _ => unreachable!("a tile has at most {} rows", P::S::TILE_ROWS),
+            _ => unreachable!("{rows} rows of {V} vectors"),
         }
     }
 }
 
 #[inline(always)]
 unsafe fn run_tile<P: PairDot, const R: usize, const V: usize>(t: &Tiles<u32>, at: At) {
-    if V > P::S::TILE_VECTORS {
-        unreachable!("a tile has at most {} vectors", P::S::TILE_VECTORS);
-    }
     // SAFETY: rows < t.rows, steps < t.steps; panels are padded to whole vectors, y is touched below `columns` only.
     unsafe {
         let zero = P::S::splat(0.0);

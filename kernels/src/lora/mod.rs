@@ -309,9 +309,10 @@ fn split<'a>(mut values: &'a mut [f32], runs: &[Run]) -> Vec<&'a mut [f32]> {
     runs.iter().map(cut).collect()
 }
 
-/// The runs' low-rank values as inputs of the next product.
+/// The runs' low-rank values as inputs of the next product; `values` start with those of the first.
 fn low_inputs<'a>(values: &'a [f32], runs: &[Run]) -> Vec<(&'a [f32], usize)> {
-    runs.iter().map(|run| (&values[run.at..run.at + run.len()], run.rank)).collect()
+    let first = runs.first().map_or(0, |run| run.at);
+    runs.iter().map(|run| (&values[run.at - first..][..run.len()], run.rank)).collect()
 }
 
 /// What the adapters of some linears read.

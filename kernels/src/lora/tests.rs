@@ -258,27 +258,35 @@ fn over_a_quantised_weight_adapters_add_what_they_add_to_zeros() {
 
 #[test]
 fn adapters_of_a_row_each_give_the_bits_that_they_give_beside_one_of_many_rows() {
-    let (width, outputs, rows) = (70, 150, 40);
-    let mut values = Values::new(6);
-    let (weights, x, old) = (values.take(outputs * width), values.take(rows * width), values.take(rows * outputs));
-    for kept in KEPT {
-        let weight = PackedLinear::new(&weights, (outputs, width), kept);
-        let mut factors =
-            |rank| Factors::new(&values.take(rank * width), &values.take(outputs * rank), rank, 0.5, kept);
-        let (few, many) = ([5, 16, 17].map(&mut factors), factors(8));
-        for (&variant, write) in variants().iter().flat_map(|variant| [(variant, Write::Set), (variant, Write::Add)]) {
-            // Rows 0, 9 and 12 to 14 have an adapter, the others up to 20 none.
-            let run = |beside: Option<Range<usize>>| {
-                let own = few.iter().zip([0..1, 9..10, 12..15]).chain(beside.map(|rows| (&many, rows)));
-                let adapted = own.map(|(factors, rows)| Adapted { factors, rows: vec![rows] }).collect();
-                let (linear, mut y) = (Linear { weight: &weight, adapted, dropout: None }, old.clone());
-                forward_as(variant, &x, rows, &mut [Output { linear, y: &mut y }], write);
-                y
-            };
-            let (apart, beside) = (run(None), run(Some(20..40)));
-            let shared = 20 * outputs;
-            assert_same_bits(&apart[..shared], &beside[..shared], format_args!("{variant:?} {kept:?} {write:?}"));
-            assert_same_bits(&apart[..shared], &on_threads(1, || run(None))[..shared], format_args!("threads"));
+    // More inputs than are widened at a time, and several panels of outputs.
+    for (width, outputs) in [(70, 150), (800, 20)] {
+        let rows = 40;
+        let mut values = Values::new(6);
+        let (weights, x, old) = (values.take(outputs * width), values.take(rows * width), values.take(rows * outputs));
+        for kept in KEPT {
+            let weight = PackedLinear::new(&weights, (outputs, width), kept);
+            let mut factors =
+                |rank| Factors::new(&values.take(rank * width), &values.take(outputs * rank), rank, 0.5, kept);
+            // More single rows in turn than go abreast, of one panel's width and of several; the rows up to 20 between them have none.
+            let few = [(5, 0..1), (16, 9..10), (17, 12..15), (16, 15..16), (70, 16..17), (16, 17..18), (16, 18..19)];
+            let few = few.map(|(rank, rows)| (factors(rank), rows));
+            let many = factors(8);
+            for (&variant, write) in
+                variants().iter().flat_map(|variant| [(variant, Write::Set), (variant, Write::Add)])
+            {
+                let run = |beside: Option<Range<usize>>| {
+                    let own = few.iter().map(|(factors, rows)| (factors, rows.clone()));
+                    let own = own.chain(beside.map(|rows| (&many, rows)));
+                    let adapted = own.map(|(factors, rows)| Adapted { factors, rows: vec![rows] }).collect();
+                    let (linear, mut y) = (Linear { weight: &weight, adapted, dropout: None }, old.clone());
+                    forward_as(variant, &x, rows, &mut [Output { linear, y: &mut y }], write);
+                    y
+                };
+                let (apart, beside) = (run(None), run(Some(20..40)));
+                let shared = 20 * outputs;
+                assert_same_bits(&apart[..shared], &beside[..shared], format_args!("{variant:?} {kept:?} {write:?}"));
+                assert_same_bits(&apart[..shared], &on_threads(1, || run(None))[..shared], format_args!("threads"));
+            }
         }
     }
 }
