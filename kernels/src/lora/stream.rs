@@ -1,6 +1,6 @@
 //! Adapted linears where every adapter has few rows, as in decoding: what takes time is reading the factors. Never a gradient.
 
-use super::{Linear, Run, low_inputs, with_inputs};
+use super::{Linear, Run, low_inputs, split, with_inputs};
 use crate::linear::{ABREAST, Job, Operand, Product, WeightType, Write, for_each, run, run_here, with_operands};
 use crate::scratch;
 use crate::simd::{Shared, Variant};
@@ -82,23 +82,22 @@ impl Streams<'_> {
     }
 
     fn run_group(&self, runs: &[Run], xs: &[Operand<'_>]) {
-        let first = runs[0].at;
         scratch::with(runs.iter().map(Run::len).sum(), |h| {
-            let low = h.as_mut_ptr();
-            let down = |(own, &x): (&Run, _)| {
-                let product = own.factors(self.linears).a().of_all(x, own.rows.len());
-                (product, low.wrapping_add(own.at - first))
+            let down = |((own, &x), h): ((&Run, _), &mut [f32])| {
+                (own.factors(self.linears).a().of_all(x, own.rows.len()), h.as_mut_ptr())
             };
-            // SAFETY: h has room for all runs' values.
-            unsafe { run_here(self.variant, &runs.iter().zip(xs).map(down).collect::<Vec<_>>(), false) };
+            let downs: Vec<_> = runs.iter().zip(xs).zip(split(h, runs)).map(down).collect();
+            // SAFETY: each has a part of h to itself.
+            unsafe { run_here(self.variant, &downs, false) };
             with_operands(self.variant, &low_inputs(h, runs), self.kept, |low| {
                 let up = |(own, &x): (&Run, _)| {
                     let weight = own.factors(self.linears).b();
                     let sum = self.sums[own.linear].at(own.rows.start * self.outputs(own));
                     (Product { weight, x, rows: 0..own.rows.len() }, sum)
                 };
+                let ups: Vec<_> = runs.iter().zip(low).map(up).collect();
                 // SAFETY: runs differ in rows or linear, and their rows are inside the sums.
-                unsafe { run_here(self.variant, &runs.iter().zip(low).map(up).collect::<Vec<_>>(), true) };
+                unsafe { run_here(self.variant, &ups, true) };
             });
             for own in runs {
                 let outputs = self.outputs(own);
