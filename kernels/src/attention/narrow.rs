@@ -171,7 +171,7 @@ unsafe fn value_tile<S: Simd, const R: usize, const G: usize>(t: Narrow, sums: *
             for g in 0..G {
                 S::prefetch(ahead);
                 ahead = ahead.wrapping_add(LINE_WORDS);
-                // One half at a time: AVX2 has no registers for both beside six rows' sums.
+                // One half at a time: beside three rows' sums AVX2 has no registers for both.
                 let low = S::low(words.wrapping_add(g * LANES));
                 for r in 0..R {
                     all[r][g][0] = S::fma(S::splat(*weights.add(r * BLOCK)), low, all[r][g][0]);
