@@ -75,11 +75,8 @@ fn adapted_linears() {
     let (x, dy, mut y, mut dx) = (values(ROWS * IN), values(ROWS * OUT), values(ROWS * OUT), values(ROWS * IN));
     // Three rows run under the adapter, one under none, two under it again, one under none.
     let own = 5;
-    let linear = || Linear {
-        weight: &weight,
-        adapted: vec![Adapted { factors: &factors, rows: vec![0..3, 4..6] }],
-        dropout: None,
-    };
+    let linear =
+        || Linear { weight: &weight, adapted: vec![Adapted { factors: &factors, rows: &[0..3, 4..6] }], dropout: None };
     let base = (2 * ROWS * IN * OUT) as u64;
     let low = |products: usize| (2 * own * RANK * products) as u64;
     let flops = |found: &[(Operation, u64, u64)]| found.iter().map(|of| (of.0, of.1)).collect::<Vec<_>>();

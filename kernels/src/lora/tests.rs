@@ -6,6 +6,7 @@ use super::*;
 use crate::quantised::{Format, Quantised};
 use crate::simd::variants;
 use crate::testing::{Values, assert_same_bits, assert_within, on_threads};
+use std::slice;
 
 /// A batch of mixed adapters over 170 rows of one linear, two of which have rows on both sides of another's, and some none.
 struct Case {
@@ -49,7 +50,7 @@ impl Case {
     }
 
     fn adapted(&self) -> Vec<Adapted<'_>> {
-        self.adapters.iter().map(|own| Adapted { factors: &own.factors, rows: own.rows.clone() }).collect()
+        self.adapters.iter().map(|own| Adapted { factors: &own.factors, rows: &own.rows }).collect()
     }
 
     fn zeros(&self) -> Vec<(Vec<f32>, Vec<f32>)> {
@@ -191,7 +192,8 @@ fn an_adapters_bytes_do_not_depend_on_its_company_the_cut_of_its_rows_or_the_thr
                 // Alone, and row by row.
                 let mut alone = vec![(vec![0.0; joint[i].0.len()], vec![0.0; joint[i].1.len()])];
                 for row in own.rows.iter().cloned().flatten() {
-                    let single = || vec![Adapted { factors: &own.factors, rows: vec![row..row + 1] }];
+                    let rows = row..row + 1;
+                    let single = || vec![Adapted { factors: &own.factors, rows: slice::from_ref(&rows) }];
                     let y1 = case.forward(variant, single());
                     let dx1 = case.backward(variant, single(), &mut alone);
                     let of = |width: usize| row * width..(row + 1) * width;
@@ -223,10 +225,9 @@ fn a_row_without_dropout_has_the_same_bits_beside_rows_with_it() {
 #[test]
 #[should_panic(expected = "a row belongs to one adapter")]
 fn rows_of_two_adapters_are_refused() {
-    let case = Case::new(4, 4, false, WeightType::F32);
-    let mut adapted = case.adapted();
-    adapted[0].rows[0].end += 1;
-    case.forward(variants()[0], adapted);
+    let mut case = Case::new(4, 4, false, WeightType::F32);
+    case.adapters[0].rows[0].end += 1;
+    case.forward(variants()[0], case.adapted());
 }
 
 #[test]
@@ -275,9 +276,10 @@ fn adapters_of_a_row_each_give_the_bits_that_they_give_beside_one_of_many_rows()
                 variants().iter().flat_map(|variant| [(variant, Write::Set), (variant, Write::Add)])
             {
                 let run = |beside: Option<Range<usize>>| {
-                    let own = few.iter().map(|(factors, rows)| (factors, rows.clone()));
-                    let own = own.chain(beside.map(|rows| (&many, rows)));
-                    let adapted = own.map(|(factors, rows)| Adapted { factors, rows: vec![rows] }).collect();
+                    let own = few.iter().map(|(factors, rows)| (factors, rows));
+                    let own = own.chain(beside.as_ref().map(|rows| (&many, rows)));
+                    let own = own.map(|(factors, rows)| Adapted { factors, rows: slice::from_ref(rows) });
+                    let adapted = own.collect();
                     let (linear, mut y) = (Linear { weight: &weight, adapted, dropout: None }, old.clone());
                     forward_as(variant, &x, rows, &mut [Output { linear, y: &mut y }], write);
                     y
@@ -304,10 +306,9 @@ fn factors_packed_together_give_the_bits_of_those_packed_alone() {
             let x = values.take(2 * width);
             for (alone, together) in alone.iter().zip(&Factors::together(&all)) {
                 let [alone, together] = [alone, together].map(|factors| {
-                    let adapted = [Adapted { factors, rows: vec![1..2] }];
+                    let adapted = [Adapted { factors, rows: slice::from_ref(&(1..2)) }];
                     let (mut y, mut dx) = (vec![0.0; 2 * outputs], vec![0.0; 2 * width]);
-                    let linear =
-                        || Linear { weight: &weight, adapted: adapted.iter().map(copy).collect(), dropout: None };
+                    let linear = || Linear { weight: &weight, adapted: adapted.to_vec(), dropout: None };
                     forward(&x, 2, &mut [Output { linear: linear(), y: &mut y }], Write::Set);
                     backward_input(&x, 2, &[(&linear(), &y)], &mut dx);
                     (y, dx)
@@ -317,8 +318,4 @@ fn factors_packed_together_give_the_bits_of_those_packed_alone() {
             }
         }
     }
-}
-
-fn copy<'a>(of: &Adapted<'a>) -> Adapted<'a> {
-    Adapted { factors: of.factors, rows: of.rows.clone() }
 }

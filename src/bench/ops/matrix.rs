@@ -8,12 +8,15 @@ use socius_kernels::{
     lora::{self, Adapted, Factors, Gradient, Linear, Output, Through},
 };
 use socius_models::{Projection, Slot};
+use std::{ops::Range, slice};
 
 /// Linears that read the same input, and the adapters that share out its rows.
 struct Group {
     rows: usize,
     x: Vec<f32>,
     linears: Vec<(PackedLinear, Vec<Factors>)>,
+    /// Of `n` adapters, each has one of `n` equal shares of the rows.
+    shares: Vec<Range<usize>>,
 }
 
 impl Group {
@@ -24,15 +27,16 @@ impl Group {
             (weight, factors)
         };
         let linears: Vec<_> = projections.iter().map(linear).collect();
-        Self { rows, x: values(rows * linears[0].0.inputs()), linears }
+        let share = rows / adapters.max(1);
+        let shares = (0..adapters).map(|i| i * share..(i + 1) * share).collect();
+        Self { rows, x: values(rows * linears[0].0.inputs()), linears, shares }
     }
 
-    /// Each linear; of `n` adapters, the `i`-th has the `i`-th of `n` equal shares of the rows.
+    /// Each linear with its adapters.
     fn linears(&self) -> impl Iterator<Item = Linear<'_>> {
         self.linears.iter().map(|(weight, factors)| {
-            let share = self.rows / factors.len().max(1);
-            let own = move |i: usize| i * share..(i + 1) * share;
-            let adapted = factors.iter().enumerate().map(|(i, factors)| Adapted { factors, rows: vec![own(i)] });
+            let shares = self.shares.iter().map(slice::from_ref);
+            let adapted = factors.iter().zip(shares).map(|(factors, rows)| Adapted { factors, rows });
             Linear { weight, adapted: adapted.collect(), dropout: None }
         })
     }

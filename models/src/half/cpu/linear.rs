@@ -6,7 +6,6 @@ use rayon::prelude::*;
 use socius_kernels::linear::{PackedLinear, WeightGradient, Write, add_weight_gradients};
 use socius_kernels::lora::{self, Adapted, Factors, Gradient, Linear, Low, Output, Parameters, Through};
 use socius_kernels::norm;
-use std::ops::Range;
 use std::sync::Arc;
 
 impl Cpu {
@@ -83,7 +82,7 @@ impl Cpu {
         outputs: &[(Projection, &[f32]); N],
         gradients: &mut [&mut [f32]],
     ) {
-        let whole = Part { at, first: 0, count: at.pass.batch.tokens().len() };
+        let whole = Part::whole(at);
         if let Some((layout, gradient)) = at.pass.learned(gradients) {
             let slots = outputs.map(|(projection, _)| Slot::Layer(at.layer, projection.slot()));
             let into = layout.gradients_of(gradient, slots);
@@ -99,7 +98,7 @@ impl Cpu {
                 let mut rest = &mut **gradient;
                 let mut passed = 0;
                 for (through, &(projection, _)) in through.iter_mut().zip(outputs) {
-                    let Some(parameters) = site_of(at, projection, adapter) else { continue };
+                    let Some(parameters) = site_of(whole, projection, adapter) else { continue };
                     let both =
                         rest.split_off_mut(parameters.a - passed..).expect("a gradient is shaped like its layout");
                     let (a, tail) = both.split_at_mut(parameters.b - parameters.a);
@@ -149,31 +148,18 @@ impl Cpu {
 }
 
 /// The site of `adapter` at this projection, if it has one and has rows in the pass.
-fn site_of<'a>(at: At<'a, Prepared>, projection: Projection, adapter: usize) -> Option<&'a crate::SiteParameters> {
-    let has_rows = at.pass.segments.iter().any(|(_, of)| *of == Some(adapter));
-    at.pass.adapters[adapter].layout.at(Site { layer: at.layer, projection }).filter(|_| has_rows)
+fn site_of(part: Part<'_>, projection: Projection, adapter: usize) -> Option<&crate::SiteParameters> {
+    part.groups.binary_search_by_key(&adapter, |group| group.0).ok()?;
+    part.at.pass.adapters[adapter].layout.at(Site { layer: part.at.layer, projection })
 }
 
-/// The adapters that have this site and rows in the pass, ascending, with their factors and those of their rows that are in the
-/// part, counted from its first.
-fn adapted(part: Part<'_>, projection: Projection) -> Vec<Adapted<'_>> {
-    let Part { at, first, count } = part;
+/// The adapters of the part that have this site, with their factors.
+fn adapted(Part { at, groups, .. }: Part<'_>, projection: Projection) -> Vec<Adapted<'_>> {
     let site = Site { layer: at.layer, projection };
-    let mut rows: Vec<Option<Vec<Range<usize>>>> = vec![None; at.pass.adapters.len()];
-    for (tokens, adapter) in &at.pass.segments {
-        if let Some(adapter) = *adapter {
-            let own = rows[adapter].get_or_insert_default();
-            let inside = tokens.start.max(first)..tokens.end.min(first + count);
-            if !inside.is_empty() {
-                own.push(inside.start - first..inside.end - first);
-            }
-        }
-    }
-    let mut all = Vec::new();
-    for (adapter, rows) in rows.into_iter().enumerate() {
-        let site = at.pass.adapters[adapter].layout.index_of(site);
-        if let (Some(rows), Some(index)) = (rows, site) {
-            all.push(Adapted { factors: &at.pass.prepared.factors[adapter][index], rows });
+    let mut all = Vec::with_capacity(groups.len());
+    for (adapter, rows) in groups {
+        if let Some(index) = at.pass.adapters[*adapter].layout.index_of(site) {
+            all.push(Adapted { factors: &at.pass.prepared.factors[*adapter][index], rows });
         }
     }
     all

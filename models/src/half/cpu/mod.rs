@@ -21,7 +21,7 @@ use crate::{
 };
 use buffer::Buffer;
 pub use buffer::give_back;
-use part::{Part, in_parts};
+use part::{Grouped, Part, in_parts};
 use rayon::prelude::*;
 use socius_kernels::attention::{Heads, KvCache, Spans};
 use socius_kernels::linear::{PackedLinear, WeightType};
@@ -58,6 +58,7 @@ pub(crate) struct Prepared {
     sin: Vec<f32>,
     /// `(row, token in the row)` of every packed token.
     places: Vec<(usize, usize)>,
+    grouped: Grouped,
     /// Without sequences.
     spans: Vec<Spans>,
     /// Adapters with a trained prefix that have rows, and where its keys stand among the pass's: after those of all tokens.
@@ -232,6 +233,7 @@ impl Halves for Cpu {
             cos: table(f64::cos),
             sin: table(f64::sin),
             places: places.collect(),
+            grouped: Grouped::new(batch),
             spans: spans.collect(),
             prefixes,
             kept_from: recorded.map_or(usize::MAX, |bytes| self.kept_from(batch.tokens().len(), bytes)),
