@@ -313,6 +313,26 @@ fn prompts_that_enter_together_share_what_they_begin_with() {
 }
 
 #[test]
+fn what_some_prompts_go_on_with_is_read_once_too() {
+    let model = model();
+    let branch = |i: u64| [prompt(20, 1), vec![i as u32], prompt(10, 50 + i)].concat();
+    // Six on each of two branches, of which three go on alike for another 17 tokens; two prompts are the same; one has nothing in common.
+    let deep = [branch(0), prompt(17, 70)].concat();
+    let mut prompts: Vec<Vec<u32>> =
+        (0..6).flat_map(|i| [branch(1), if i < 3 { deep.clone() } else { branch(0) }]).collect();
+    prompts.iter_mut().enumerate().for_each(|(i, tokens)| tokens.extend(prompt(4 + i, 100 + i as u64)));
+    prompts.extend([prompts[0].clone(), prompt(40, 300)]);
+    let request = |(i, prompt): (usize, &Vec<u32>)| Request::new(prompt.clone(), sampled(i as u64, 6));
+    let requests: Vec<Request> = prompts.iter().enumerate().map(request).collect();
+    let mut sharing = Engine::new(model.clone(), Limits { prefix_tokens_max: 1_000, ..Limits::default() });
+    let found = run(&mut sharing, requests.clone());
+    assert_eq!(found, run(&mut Engine::new(model, Limits::default()), requests));
+    let distinct = 20 + 11 + 11 + 17;
+    let whole = 7 * 31 + 6 * 31 + 3 * 17;
+    assert_eq!(sharing.reused_tokens(), whole - distinct);
+}
+
+#[test]
 fn what_is_kept_makes_room_for_what_runs() {
     let model = model();
     let limits = Limits { cache_tokens_max: 400, prefix_tokens_max: 300, ..Limits::default() };
