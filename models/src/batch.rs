@@ -153,13 +153,6 @@ impl Batch {
         seen
     }
 
-    /// The same rows under no adapter.
-    pub(crate) fn bare(&self) -> Self {
-        let mut bare = self.clone();
-        bare.spans.iter_mut().for_each(|span| span.adapter = None);
-        bare
-    }
-
     /// Runs of neighbouring tokens under one adapter: `(tokens, adapter)`, covering the batch in order.
     pub fn segments(&self) -> Vec<(Range<usize>, Option<usize>)> {
         let mut segments: Vec<(Range<usize>, Option<usize>)> = Vec::new();

@@ -245,8 +245,9 @@ impl<H: Halves + 'static> Decode for Decoder<H> {
 
     fn pooled(&self, batch: &Batch, layer: usize) -> Result<Vec<Vec<f32>>, ModelError> {
         assert!(layer <= self.spec.layers, "layer {layer} of {}", self.spec.layers);
-        let bare = batch.bare();
-        let (_, pass) = self.pass(&bare, &[], None)?;
+        let segments = vec![(0..batch.tokens().len(), None)];
+        let prepared = self.halves.prepare(batch, &[], None)?;
+        let pass = Pass { batch, adapters: &[], segments, whole: None, prepared };
         let hidden = self.walk((&self.halves, &pass), 2 * layer..2 * layer, None)?.hidden;
         self.halves.means(&hidden, batch.spans())
     }

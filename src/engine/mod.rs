@@ -5,7 +5,6 @@
 //! depend on the rows beside it ([`Model`] promises that) and its draws depend on (seed, sample, token) alone, so a request
 //! gives the same tokens by itself or among others.
 
-mod alike;
 mod prefix;
 mod request;
 mod sampler;
@@ -16,7 +15,6 @@ mod tests;
 pub use request::{Completion, Constraint, Event, EventKind, FinishReason, Request, RequestId};
 pub use sampler::Sampling;
 
-use alike::Alike;
 use prefix::Prefixes;
 use socius_models::{Batch, KvSequence, Model, ModelError, Row, Spec};
 use std::{
@@ -304,11 +302,17 @@ impl Engine {
         if self.limits.prefix_tokens_max == 0 {
             return Ok(());
         }
-        let mut groups = alike::generations(requests);
+        let mut generations: BTreeMap<Option<&str>, Vec<&Request>> = BTreeMap::new();
+        requests.iter().for_each(|request| generations.entry(step::generation(request)).or_default().push(request));
+        let mut groups: Vec<Alike> = generations.into_values().map(|requests| Alike { requests, read: 0 }).collect();
         while !groups.is_empty() {
-            for beginning in groups.iter_mut().filter_map(Alike::read_ahead) {
-                self.ahead += beginning.prompt.len() as u64;
-                self.submit(beginning)?;
+            for group in &mut groups {
+                let Some(beginning) = group.worth_reading() else { continue };
+                group.read = beginning.len();
+                self.ahead += beginning.len() as u64;
+                let reading = Sampling { max_tokens: 1, ..Sampling::default() };
+                let adapter = group.requests[0].adapter.clone();
+                self.submit(Request::new(beginning.to_vec(), reading).under(adapter))?;
             }
             while self.in_flight() > 0 {
                 self.step()?;
@@ -379,6 +383,43 @@ impl Running {
 /// Tokens that a sample of `request` may draw.
 fn tokens_max(request: &Request, spec: &Spec) -> usize {
     request.sampling.max_tokens.min(spec.context_max - request.before() - request.prompt.len())
+}
+
+/// Requests of one generation whose prompts begin alike.
+struct Alike<'r> {
+    requests: Vec<&'r Request>,
+    /// Tokens of that beginning that have been read.
+    read: usize,
+}
+
+impl<'r> Alike<'r> {
+    /// Tokens that all prompts begin with.
+    fn beginning(&self) -> &'r [u32] {
+        let first = &self.requests[0].prompt;
+        let shared = self.requests.iter().map(|request| prefix::common(first, &request.prompt)).min();
+        &first[..shared.unwrap_or(0)]
+    }
+
+    /// What they begin with, if to read it once saves more than the pass costs.
+    fn worth_reading(&self) -> Option<&'r [u32]> {
+        let beginning = self.beginning();
+        let saved = (beginning.len() - self.read) * (self.requests.len() - 1);
+        (beginning.len() >= prefix::TOKENS_MIN && saved >= prefix::TOKENS_MIN).then_some(beginning)
+    }
+
+    /// Those of them that go on alike.
+    fn parts(&self) -> impl Iterator<Item = Self> + use<'r> {
+        let shared = self.beginning().len();
+        let mut parts: BTreeMap<u32, Vec<&'r Request>> = BTreeMap::new();
+        for &request in &self.requests {
+            if let Some(&next) = request.prompt.get(shared) {
+                parts.entry(next).or_default().push(request);
+            }
+        }
+        let read = self.read;
+        let parts = parts.into_values().filter(|requests| requests.len() > 1);
+        parts.map(move |requests| Self { requests, read })
+    }
 }
 
 /// Tokens that `request` may come to cache, a trained prefix included.

@@ -28,7 +28,7 @@ pub(crate) struct Pass<'a, P> {
     pub(crate) batch: &'a Batch,
     /// What rows name.
     pub(crate) adapters: &'a [Adapter<'a>],
-    /// Runs of tokens under one adapter, in order, covering the batch.
+    /// Runs of tokens under one adapter, in order, covering the batch. These decide what applies, not the spans.
     pub(crate) segments: Vec<(Range<usize>, Option<usize>)>,
     /// The adapter whose own weights the pass runs on, all of it; the base's if none.
     pub(crate) whole: Option<usize>,

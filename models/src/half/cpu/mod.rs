@@ -233,7 +233,7 @@ impl Halves for Cpu {
             cos: table(f64::cos),
             sin: table(f64::sin),
             places: places.collect(),
-            grouped: Grouped::new(batch),
+            grouped: Grouped::new(batch, adapters.len()),
             spans: spans.collect(),
             prefixes,
             kept_from: recorded.map_or(usize::MAX, |bytes| self.kept_from(batch.tokens().len(), bytes)),

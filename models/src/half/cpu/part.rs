@@ -20,10 +20,11 @@ pub(super) struct Grouped {
 }
 
 impl Grouped {
-    pub(super) fn new(batch: &Batch) -> Self {
+    /// Of the rows under one of `adapters` adapters; a pass under none has no groups, whatever its rows name.
+    pub(super) fn new(batch: &Batch, adapters: usize) -> Self {
         let mut whole = Groups::new();
         for (tokens, adapter) in batch.segments() {
-            let Some(adapter) = adapter else { continue };
+            let Some(adapter) = adapter.filter(|&adapter| adapter < adapters) else { continue };
             match whole.binary_search_by_key(&adapter, |group| group.0) {
                 Ok(at) => whole[at].1.push(tokens),
                 Err(at) => whole.insert(at, (adapter, vec![tokens])),
